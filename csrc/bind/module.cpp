@@ -1,0 +1,14 @@
+// nano._core: a table of contents. One file beside this one per line below.
+#include "bind/bind.h"
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "nano's native core";
+  nano::bind_errors(m);
+  nano::bind_counters(m);
+  nano::bind_kv(m.def_submodule("kv", "Block pool and prefix index"));
+  nano::bind_sched(m.def_submodule("sched", "Batching scheduler"));
+  auto cpu = m.def_submodule("cpu", "CPU kernels");
+  nano::bind_cpu_linear(cpu);
+  nano::bind_cpu_ops(cpu);
+  nano::bind_transfer(m.def_submodule("transfer", "Memory transfer between processes"));
+}

@@ -1,0 +1,7 @@
+from . import cpu as cpu
+from . import kv as kv
+from . import sched as sched
+from . import transfer as transfer
+
+def counters() -> dict[str, int]:
+    """Live native resources by name; all zero when nothing is open."""

@@ -1,0 +1,213 @@
+"""Every message between processes, in one place. MessagePack over ZMQ, one message a frame.
+
+Sockets: an engine binds one ROUTER; routers and other engines connect a DEALER to it, and replies go back to that
+DEALER. A connection starts with `Hello` from the DEALER, answered by `Welcome` (or by `Rejected` and nothing more).
+
+A `key` is an unsigned 64-bit number that the sender of a request chooses, unique among that sender's requests and
+never used again: a retry of a request is a new key. Token ids travel as little-endian int32 bytes.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Union
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+VERSION = 1
+
+Int32Array = npt.NDArray[np.int32]
+
+
+class Sampling(msgspec.Struct, frozen=True, array_like=True):
+    """What an engine needs to sample one request. Text-level rules (stop strings) stay with the router."""
+
+    max_tokens: int  # >= 1
+    seed: int  # always fixed by the sender; unsigned 64 bits
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: off
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    stop_token_ids: tuple[int, ...] = ()
+    priority: int = 0  # smaller runs first
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True):
+    """Why a request ended without a result.
+
+    code: "invalid" (the request can never run), "aborted", "overloaded", "peer_lost", "deadline", "internal".
+    retryable: another engine (or this one, later) may well succeed.
+    """
+
+    code: str
+    message: str  # names the peer and the operation
+    retryable: bool
+
+
+# --- both ways -------------------------------------------------------------------------------------------------------
+
+
+class Hello(msgspec.Struct, tag="hello", frozen=True, array_like=True):
+    version: int
+    name: str  # who connects: "router-…" or an engine's name
+    incarnation: int
+
+
+class Welcome(msgspec.Struct, tag="welcome", frozen=True, array_like=True):
+    version: int
+    name: str
+    incarnation: int
+
+
+class Rejected(msgspec.Struct, tag="rejected", frozen=True, array_like=True):
+    reason: str
+
+
+class Ping(msgspec.Struct, tag="ping", frozen=True, array_like=True):
+    """Sent every second by a DEALER; it renews the sender's lease on all its requests. Answered by Pong."""
+
+    stamp: int
+
+
+class Pong(msgspec.Struct, tag="pong", frozen=True, array_like=True):
+    stamp: int
+
+
+# --- router -> engine ------------------------------------------------------------------------------------------------
+
+
+class Generate(msgspec.Struct, tag="generate", frozen=True, array_like=True):
+    key: int
+    token_ids: bytes
+    sampling: Sampling
+    prefill_name: str = ""  # empty: prefill here
+    prefill_address: str = ""  # the prefill engine's ZMQ address
+
+
+class Abort(msgspec.Struct, tag="abort", frozen=True, array_like=True):
+    keys: tuple[int, ...]
+
+
+# --- engine -> router ------------------------------------------------------------------------------------------------
+
+UNFINISHED, STOP, LENGTH, FAILED = 0, 1, 2, 3
+
+
+class Outputs(msgspec.Struct, tag="outputs", frozen=True, array_like=True):
+    """What one engine step made for one router, as columns; row i is one token or one ending.
+
+    keys: uint64. indices: uint32, the token's place among the request's outputs, from 0. tokens: int32, -1 where the
+    row carries an ending without a token. finish: uint8, UNFINISHED | STOP | LENGTH | FAILED. A row with STOP carries
+    the stop token itself, which is counted in usage but is not text. cached: uint32, the prompt tokens found in a
+    prefix cache (0 unless index is 0). failures: key -> Failure, for rows with FAILED.
+    """
+
+    keys: bytes
+    indices: bytes
+    tokens: bytes
+    finish: bytes
+    cached: bytes
+    failures: dict[int, Failure] = {}
+
+
+# --- decode -> prefill -----------------------------------------------------------------------------------------------
+
+
+class Prefill(msgspec.Struct, tag="prefill", frozen=True, array_like=True):
+    key: int
+    token_ids: bytes
+    sampling: Sampling
+    descriptor: bytes  # the decode engine's transfer endpoint
+    layout: bytes  # KV layout digest; both sides must agree
+    first_block: int  # blocks that the decode engine has cached now; Grant has the last word
+
+
+class Grant(msgspec.Struct, tag="grant", frozen=True, array_like=True):
+    key: int
+    tag: int  # transfer tag, never used again
+    first_block: int  # the first block of the prompt that the decode engine lacks
+    blocks: bytes  # int32 ids of destination blocks, for prompt blocks first_block, first_block + 1, …
+    lease_ms: int
+
+
+class Received(msgspec.Struct, tag="received", frozen=True, array_like=True):
+    """Every piece is in: the prefill engine may free its blocks."""
+
+    key: int
+
+
+class Cancel(msgspec.Struct, tag="cancel", frozen=True, array_like=True):
+    key: int
+
+
+# --- prefill -> decode -----------------------------------------------------------------------------------------------
+
+
+class Ready(msgspec.Struct, tag="ready", frozen=True, array_like=True):
+    """This request is about to be scheduled: please grant blocks (now, or when there is room)."""
+
+    key: int
+
+
+class FirstToken(msgspec.Struct, tag="first", frozen=True, array_like=True):
+    key: int
+    token: int
+    cached: int  # prompt tokens found in the prefill engine's prefix cache
+
+
+class PrefillFailed(msgspec.Struct, tag="prefill_failed", frozen=True, array_like=True):
+    key: int
+    failure: Failure
+
+
+Message = Union[  # noqa: UP007  (msgspec resolves it at run time on 3.10 too)
+    Hello, Welcome, Rejected, Ping, Pong, Generate, Abort, Outputs,
+    Prefill, Grant, Received, Cancel, Ready, FirstToken, PrefillFailed,
+]  # fmt: skip
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Message)
+
+
+def encode(message: Message) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode(frame: bytes | memoryview) -> Message:
+    """Raises msgspec.DecodeError (or its subclass ValidationError) on anything that is not a Message."""
+    return _decoder.decode(frame)
+
+
+def pack_ids(ids: npt.ArrayLike) -> bytes:
+    return np.asarray(ids, dtype="<i4").tobytes()
+
+
+def unpack_ids(data: bytes) -> Int32Array:
+    return np.frombuffer(data, dtype="<i4")
+
+
+def new_incarnation() -> int:
+    """A number for this run of a process; 63 bits, never 0."""
+    return secrets.randbits(62) + 1
+
+
+class EngineInfo(msgspec.Struct, frozen=True):
+    """What an engine registers: kind "engine", meta = msgspec.to_builtins(EngineInfo)."""
+
+    role: str  # "prefill" | "decode" | "hybrid"
+    address: str  # ZMQ ROUTER address, tcp://… or ipc://…
+    incarnation: int
+    models: tuple[str, ...]  # names that requests may use
+    model_path: str  # where tokenizer.json etc. are
+    max_model_len: int
+    vocab_size: int
+    block_size: int
+    num_blocks: int
+    layout: str  # KV layout digest in hex; prefill and decode pair only when equal
+    max_num_seqs: int
+    eos_token_ids: tuple[int, ...] = ()
+    sampling_defaults: dict[str, float] = {}  # from generation_config.json: temperature, top_p, top_k
+    version: str = ""
