@@ -1,0 +1,115 @@
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from .kv import BlockPool
+
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+U64 = npt.NDArray[np.uint64]
+F32 = npt.NDArray[np.float32]
+U8 = npt.NDArray[np.uint8]
+
+class Batch:
+    """One step's work: views of preallocated arrays, valid until the next `schedule`.
+
+    S sequences, T tokens in all, R <= S of the sequences sample a token (those whose last known token is in the step).
+    """
+
+    step: int
+    num_seqs: int
+    num_tokens: int
+    num_samples: int
+    ids: U64  # [S]
+    token_ids: I32  # [T]
+    positions: I32  # [T]
+    slots: I64  # [T] block * block_size + offset, where the token's K and V go
+    cu_query: I32  # [S + 1] prefix sums of the query lengths
+    context_lens: I32  # [S] tokens in the KV cache after this step
+    block_tables: I32  # [S, W] W = the widest table in the step; rows padded with 0
+    sample_rows: I32  # [R] index into the T tokens
+    sample_seqs: I32  # [R] index into the S sequences
+    temperature: F32  # [R]
+    top_p: F32  # [R]
+    top_k: I32  # [R]
+    seeds: U64  # [R]
+    sample_positions: I32  # [R] the position of the token being sampled (noise = f(seed, position))
+    preempted: U64  # ids preempted while this step was scheduled
+
+class Committed:
+    """What `commit` changed: one row a sampled token, in the order of Batch.sample_seqs."""
+
+    ids: U64  # [R]
+    indices: I32  # [R] the token's place among the request's outputs, from 0
+    tokens: I32  # [R]
+    finish: U8  # [R] 0 unfinished, 1 stop, 2 length
+    cached: I32  # [R] prompt tokens that came from the prefix cache
+
+class Scheduler:
+    """Continuous batching under one token budget: chunked prefill, preemption by recompute, priorities.
+
+    Lives of a request: queued -> running -> finished; with `gated`, queued only after `open`; with `reserve`, receiving
+    (it holds blocks whose KV another engine writes) -> `activate` -> running. Deterministic: same calls, same batches.
+    Not thread-safe: one owner thread.
+    """
+
+    def __init__(
+        self,
+        pool: BlockPool,
+        max_num_batched_tokens: int,
+        max_num_seqs: int,
+        max_model_len: int,
+        watermark: float = 0.01,  # share of the pool kept free for the growth of running requests
+        max_reserved: float = 0.2,  # share of the pool that unstarted reservations may hold
+    ) -> None: ...
+    def add(
+        self,
+        id: int,
+        tokens: I32,
+        max_tokens: int,
+        *,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int = 0,
+        min_tokens: int = 0,
+        stop_ids: Sequence[
+            int
+        ] = (),  # EOS and other ids that end the request (the caller leaves EOS out for ignore_eos)
+        priority: int = 0,  # smaller first; equal priorities first come, first served
+        gated: bool = False,  # not schedulable until `open`
+        hold: bool = False,  # keeps its blocks after it finishes, until `release`
+        salt: int = 0,
+    ) -> None:
+        """Raises InvalidInput (nothing changed): empty prompt, duplicate id, prompt + 1 > max_model_len, or a request
+        that could never fit the pool even alone. The text has both numbers."""
+    def open(self, id: int) -> None: ...
+    def reserve(self, id: int, tokens: I32, max_tokens: int, **sampling: object) -> tuple[int, I32] | None:
+        """Blocks for a whole prompt whose KV arrives from elsewhere, as `(first_block, block_ids)`: the leading
+        `first_block` prompt blocks were found in the prefix cache, `block_ids` are for the rest, in order. None when
+        the pool has no room now (watermark, `max_reserved`, or too many sequences). Keywords as `add`'s sampling ones."""
+    def activate(self, id: int, first_token: int) -> int:
+        """The reservation's KV is complete (its full blocks enter the prefix index) and its first token is known
+        (output index 0). The request runs on; returns the finish code (then it is already gone)."""
+    def recompute(self, id: int) -> None:
+        """Turns a reservation into an ordinary queued request, whose KV this engine computes itself."""
+    def abort(self, id: int) -> bool:
+        """Ends a request in any state and frees its blocks, held ones too; False when it is not known."""
+    def release(self, id: int) -> None:
+        """Frees the blocks of a finished request that was added with hold."""
+    def schedule(self) -> Batch | None:
+        """The next step, or None when nothing can run. Decoding sequences come first, then waiting prompts in chunks."""
+    def commit(self, tokens: I32) -> Committed:
+        """The sampled tokens, in the order of `Batch.sample_seqs`. Exactly one commit follows each schedule. A
+        request aborted in between is ignored: its row has finish 3. Full blocks enter the prefix index here."""
+    def has_work(self) -> bool: ...
+    def next_gated(self, count: int) -> U64:
+        """The first `count` gated requests in the order in which they would be scheduled."""
+    def block_table(self, id: int) -> I32: ...
+    def num_computed(self, id: int) -> int:
+        """Tokens of the request whose KV is in its blocks (committed)."""
+    def stats(self) -> dict[str, int]:
+        """waiting, gated, running, reserved, held, free_blocks, and totals since the start: preemptions,
+        prefix_hit_tokens, split_chunks, steps."""
+    def check(self) -> None: ...

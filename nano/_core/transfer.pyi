@@ -1,0 +1,1 @@
+# Written with csrc/bind/transfer.cpp.
