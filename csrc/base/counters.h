@@ -9,16 +9,16 @@
 namespace nano {
 
 enum class Counter : int {
-  kBlocks,      // KV blocks out of a pool (held by requests; cached-free ones do not count)
-  kGrants,      // reservations of a scheduler whose KV has not arrived
-  kRequests,    // requests a scheduler knows
-  kRegions,     // memory regions registered or allocated
-  kEndpoints,   // transfer endpoints
-  kPeers,       // transfer connections
-  kTags,        // expected tags (live bitmaps)
-  kTransfers,   // posted transfers not yet completed
-  kThreads,     // native threads
-  kWeights,     // packed weight objects
+  kBlocks,     // KV blocks out of a pool (held by requests; cached-free ones do not count)
+  kGrants,     // reservations of a scheduler whose KV has not arrived
+  kRequests,   // requests a scheduler knows
+  kRegions,    // memory regions registered or allocated
+  kEndpoints,  // transfer endpoints
+  kPeers,      // transfer connections
+  kTags,       // expected tags (live bitmaps)
+  kTransfers,  // posted transfers not yet completed
+  kThreads,    // native threads
+  kWeights,    // packed weight objects
   kCount,
 };
 

@@ -48,7 +48,9 @@ void ThreadPool::dispatch(Call call, void* context) {
   pending_.store(static_cast<int>(team_.size()), std::memory_order_relaxed);
   generation_.fetch_add(1);  // seq_cst: ordered against the sleepers' announcement in work()
   if (sleepers_.load() > 0) {
-    { std::lock_guard lock(mutex_); }
+    {
+      std::lock_guard lock(mutex_);
+    }
     wake_.notify_all();
   }
   call(context, 0);

@@ -1,6 +1,5 @@
 // The one exception translator: nano::Error becomes the class of nano.errors with the same meaning.
 #include "base/error.h"
-
 #include "bind/bind.h"
 
 namespace nano {

@@ -42,7 +42,7 @@ class Experts:
 def rms_norm(
     context: Context, x: int, weight: int, out: int, rows: int, hidden: int, eps: float, dtype: int, index: int = 0
 ) -> None:
-    """out[i] = norm(x[index ? index[i] : i]) * weight. x: fp32; weight: fp32 [hidden]; out: model dtype; index: int32."""
+    """out[i] = norm(x[index ? index[i] : i]) * weight. x, weight: fp32; out: model dtype; index: int32."""
 
 def silu_mul(context: Context, gate_up: int, out: int, rows: int, intermediate: int, dtype: int) -> None:
     """gate_up: fp32 [rows, 2 i]; out: model dtype [rows, i] = silu(gate) * up."""
@@ -70,7 +70,7 @@ def rope_write(
 ) -> None:
     """RMS norm of each q and k head, rotation (half-split pairs, as Llama's and Qwen's), then K and V into the pool.
 
-    The K of (block b, head h, offset t) is at kv + b * block_stride + h * head_stride + t * head_dim; V is kv_stride on.
+    The K of (block b, head h, offset t) is at kv + b * block_stride + h * head_stride + t * head_dim; V kv_stride on.
     """
 
 def attention(
@@ -113,4 +113,4 @@ def sample(
     positions: int,  # int32 [rows]
     out: int,  # int32 [rows]
 ) -> None:
-    """The noise is a function of (seed, position) alone (Philox4x32-10), so a row's token does not depend on the batch."""
+    """The noise is a function of (seed, position) alone (Philox4x32-10): a row's token does not depend on the batch."""

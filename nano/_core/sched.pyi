@@ -88,7 +88,7 @@ class Scheduler:
     def reserve(self, id: int, tokens: I32, max_tokens: int, **sampling: object) -> tuple[int, I32] | None:
         """Blocks for a whole prompt whose KV arrives from elsewhere, as `(first_block, block_ids)`: the leading
         `first_block` prompt blocks were found in the prefix cache, `block_ids` are for the rest, in order. None when
-        the pool has no room now (watermark, `max_reserved`, or too many sequences). Keywords as `add`'s sampling ones."""
+        the pool has no room now (watermark, `max_reserved`, or too many sequences). Keywords as `add`."""
     def activate(self, id: int, first_token: int) -> int:
         """The reservation's KV is complete (its full blocks enter the prefix index) and its first token is known
         (output index 0). The request runs on; returns the finish code (then it is already gone)."""
@@ -99,7 +99,7 @@ class Scheduler:
     def release(self, id: int) -> None:
         """Frees the blocks of a finished request that was added with hold."""
     def schedule(self) -> Batch | None:
-        """The next step, or None when nothing can run. Decoding sequences come first, then waiting prompts in chunks."""
+        """The next step, or None when nothing can run. Decoding sequences first, then waiting prompts in chunks."""
     def commit(self, tokens: I32) -> Committed:
         """The sampled tokens, in the order of `Batch.sample_seqs`. Exactly one commit follows each schedule. A
         request aborted in between is ignored: its row has finish 3. Full blocks enter the prefix index here."""
