@@ -59,8 +59,13 @@ struct PyRegion {
   }
   ~PyRegion() {
     if (region->gate.closed()) return;
-    py::gil_scoped_release release;
-    endpoint->close_region(region);
+    try {
+      py::gil_scoped_release release;
+      endpoint->close_region(region);
+    } catch (const Error& error) {
+      PyErr_SetString(PyExc_RuntimeError, error.what());
+      PyErr_WriteUnraisable(nullptr);
+    }
   }
   PyRegion(std::shared_ptr<Endpoint> owner, RegionPtr held) : endpoint(std::move(owner)), region(std::move(held)) {}
   PyRegion(const PyRegion&) = delete;
@@ -216,26 +221,25 @@ std::shared_ptr<Endpoint> make_endpoint(const std::string& name, const std::stri
 }
 
 // Closes what the interpreter's end would otherwise find open: its threads must not outlive it.
-std::mutex open_mutex;
-std::vector<std::weak_ptr<Endpoint>> open_endpoints;
+// Guarded by the GIL.
+std::vector<std::weak_ptr<Endpoint>>& open_endpoints() {
+  static auto* const list = new std::vector<std::weak_ptr<Endpoint>>;
+  return *list;
+}
 
 void close_all() {
   std::vector<std::shared_ptr<Endpoint>> open;
-  {
-    std::lock_guard lock(open_mutex);
-    for (const auto& weak : open_endpoints) {
-      if (auto endpoint = weak.lock()) open.push_back(std::move(endpoint));
-    }
-    open_endpoints.clear();
+  for (const auto& weak : open_endpoints()) {
+    if (auto endpoint = weak.lock()) open.push_back(std::move(endpoint));
   }
+  open_endpoints().clear();
   py::gil_scoped_release release;
   for (const auto& endpoint : open) endpoint->close();
 }
 
 void remember(const std::shared_ptr<Endpoint>& endpoint) {
-  std::lock_guard lock(open_mutex);
-  std::erase_if(open_endpoints, [](const auto& weak) { return weak.expired(); });
-  open_endpoints.push_back(endpoint);
+  std::erase_if(open_endpoints(), [](const auto& weak) { return weak.expired(); });
+  open_endpoints().push_back(endpoint);
 }
 
 }  // namespace

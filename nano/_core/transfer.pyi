@@ -1,8 +1,9 @@
-from collections.abc import Buffer, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import Buffer
 
 from nano.errors import NanoError
 
