@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def locate(model: str) -> Path:
-    """The directory of `model`: itself, or the hub's snapshot of that id (HF_HUB_OFFLINE and its cache are honoured)."""
+    """The directory of `model`: itself, or the hub's snapshot of that id (its cache and HF_HUB_OFFLINE hold)."""
     path = Path(model).expanduser()
     if path.is_dir():
         return path

@@ -15,7 +15,7 @@ def _yarn_mscale(factor: float, mscale: float = 1.0) -> float:
 
 
 def inverse_frequencies(rope: Rope, head_dim: int) -> tuple[npt.NDArray[np.float64], float]:
-    """The head_dim / 2 angular frequencies, and the factor on cos and sin (1 but for YaRN; arXiv 2309.00071, §3.2-3.4)."""
+    """head_dim / 2 angular frequencies, and the factor on cos and sin (1 but for YaRN, arXiv 2309.00071)."""
     exponents = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
     plain = rope.theta**-exponents
     if rope.kind == "linear":
