@@ -10,24 +10,20 @@ import logging
 import signal
 import sys
 
-from nano.ctrl import flags
+from nano.cli import add_flag
 from nano.errors import InvalidInput, MissingExtra, NanoError
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m nano.ctrl", description=__doc__)
-    flags.add(parser, "--port", type=int, default=3000, help="port to listen on (default 3000)")
-    flags.add(parser, "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-    flags.add(
-        parser, "--redis_url", help="redis://, rediss:// or unix:// address; without it, a private Redis is started"
-    )
-    flags.add(parser, "--timeout", type=float, default=5.0, help="seconds that Redis may take to answer (default 5)")
-    flags.add(
-        parser, "--log_level", default="INFO", type=str.upper, help="DEBUG, INFO, WARNING or ERROR (default INFO)"
-    )
-    flags.add(
+    add_flag(parser, "port", type=int, default=3000, help="port to listen on (default 3000)")
+    add_flag(parser, "host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    add_flag(parser, "redis_url", help="redis://, rediss:// or unix:// address; without it, a private Redis is started")
+    add_flag(parser, "timeout", type=float, default=5.0, help="seconds that Redis may take to answer (default 5)")
+    add_flag(parser, "log_level", default="INFO", type=str.upper, help="DEBUG, INFO, WARNING or ERROR (default INFO)")
+    add_flag(
         parser,
-        "--allow_remote",
+        "allow_remote",
         action="store_true",
         help="listen beyond this machine although everybody who reaches the port may then register services",
     )

@@ -53,6 +53,10 @@ class Registry(ABC):
             check_kind(kind)
         return self._watch(kind)
 
+    def remove(self, entry: Entry) -> bool:
+        """Unregisters on behalf of a service that is known to be dead; False when that incarnation had gone already."""
+        return self._unregister(entry.kind, entry.name, entry.incarnation) == "ok"
+
     @abstractmethod
     def close(self) -> None:
         """Closes the connections. Watches and registrations are closed by whoever made them, before. Idempotent."""
