@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import shutil
@@ -12,11 +13,14 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 from nano.ctrl import child
 from nano.errors import DeadlineExceeded, MissingExtra, SystemFault
 
 _SERVERS = ("redis-server", "valkey-server")
+_PREFIX = "nano-redis-"
+_LOCK = "lock"  # held (flock) while the folder's owner lives
 
 
 def find_server() -> str:
@@ -43,6 +47,7 @@ class EmbeddedRedis:
     def __init__(self, server: str | None = None) -> None:
         self._server = server
         self._folder: Path | None = None
+        self._lock: BinaryIO | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -68,14 +73,30 @@ class EmbeddedRedis:
             return self
         server = self._server or find_server()
         # A unix socket's path has at most 107 bytes, which a deep TMPDIR would exceed.
-        parent = tempfile.gettempdir() if len(tempfile.gettempdir()) < 60 else "/tmp"
-        self._folder = Path(tempfile.mkdtemp(prefix="nano-redis-", dir=parent))
+        parent = Path(tempfile.gettempdir() if len(tempfile.gettempdir()) < 60 else "/tmp")
+        _remove_abandoned(parent)
+        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         try:
+            self._lock = (self._folder / _LOCK).open("wb")
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
             self._launch(server, timeout)
         except BaseException:
             self.close()
             raise
         return self
+
+    def wait(self) -> int:
+        """Blocks until the server ends, by `close` or otherwise; its exit code, negative for a signal."""
+        process = self._process
+        if process is None:
+            raise SystemFault("embedded Redis: it is not running")
+        return process.wait()
+
+    def restart(self, timeout: float = 10.0) -> None:
+        """Starts a server that has died again, empty, at the same address. Raises as `start` does."""
+        if self._process is None or self._process.poll() is None:
+            return
+        self._launch(self._server or find_server(), timeout)
 
     def close(self) -> None:
         """Ends Redis and removes its folder. Idempotent."""
@@ -91,6 +112,9 @@ class EmbeddedRedis:
         folder, self._folder = self._folder, None
         if folder is not None:
             shutil.rmtree(folder)
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.close()
 
     def __enter__(self) -> EmbeddedRedis:
         return self.start()
@@ -120,6 +144,19 @@ class EmbeddedRedis:
             if time.monotonic() > deadline:
                 raise DeadlineExceeded(f"embedded Redis: {server} did not answer within {timeout} s")
             time.sleep(0.005)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Removes the folders of owners that were killed: nobody holds their lock."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        try:
+            if folder.stat().st_uid != os.geteuid():
+                continue
+            with (folder / _LOCK).open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+        except OSError:
+            continue  # in use, being made, or being removed by somebody else
 
 
 def _answers(path: Path) -> bool:

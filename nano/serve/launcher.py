@@ -6,6 +6,7 @@ import contextlib
 import json
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -25,12 +26,18 @@ from nano.serve.supervisor import Exited, Supervisor, describe
 PROGRESS_SECONDS = 5.0  # between lines that say what is still loading
 ENGINE_GRACE = 5.0  # seconds that an engine has to end once asked
 KILL_SECONDS = 5.0  # within which the kernel ends a killed process
+FIRST_TRIES = 5  # starts of a process that has never become ready, before the launcher gives up
 BAD_INPUT = 2  # the exit code of a process that cannot run as it was told to: trying again would not help
 
 
 @dataclass(frozen=True)
 class Signalled:
     number: int
+
+
+@dataclass(frozen=True)
+class RedisExited:
+    code: int
 
 
 class Launcher:
@@ -40,6 +47,7 @@ class Launcher:
         self._options = options
         self._events: SimpleQueue[Any] = SimpleQueue()
         self._supervisor = Supervisor(self._events, _print_line)
+        self._redis: EmbeddedRedis | None = None
         self._entries: dict[str, Entry] = {}  # engines in the registry, by name
         self._once_ready: set[str] = set()  # engines that have registered before
         self._started = time.monotonic()
@@ -51,7 +59,10 @@ class Launcher:
         check_free(options.host, options.port)
         with contextlib.ExitStack() as stack:
             stack.enter_context(_signals_as_events(self._events))
-            redis_url = options.redis_url or stack.enter_context(EmbeddedRedis()).url
+            if not options.redis_url:
+                self._redis = stack.enter_context(EmbeddedRedis())
+                self._await_redis(self._redis)
+            redis_url = self._redis.url if self._redis is not None else options.redis_url
             registry = stack.enter_context(connect(redis_url, plan.scope_of(options)))
             registry.list()  # an address where no registry answers is reported before anything starts
             made = plan.make(options, redis_url)
@@ -89,6 +100,8 @@ class Launcher:
                         return
                 case Registered(change):
                     self._on_registered(change.type, change.entry, change.entries)
+                case RedisExited(code):
+                    self._revive_redis(code)
                 case RouterReady():
                     self._announced = True
                     _say(f"ready in {time.monotonic() - self._started:.1f} s")
@@ -99,13 +112,25 @@ class Launcher:
                     missing = [name for name in self._names if name not in self._entries] or ["router"]
                     _say(f"loading for {time.monotonic() - self._started:.0f} s: {', '.join(missing)}")
 
+    def _await_redis(self, redis: EmbeddedRedis) -> None:
+        threading.Thread(target=lambda: self._events.put(RedisExited(redis.wait())), daemon=True).start()
+
+    def _revive_redis(self, code: int) -> None:
+        """Everybody registers again by themselves."""
+        if self._redis is not None:
+            _say(f"redis ended with {describe(code)}; starting it again")
+            self._redis.restart()
+            self._await_redis(self._redis)
+
     def _on_exit(self, exited: Exited, registry: Registry) -> bool:
         """False: give up."""
         delay = self._supervisor.on_exit(exited)
-        if exited.code == BAD_INPUT and not self._announced and exited.name not in self._once_ready:
-            _say(f"{exited.name} cannot run as it was told to (see its last lines)")
-            self._code = BAD_INPUT
-            return False
+        if not self._announced and exited.name not in self._once_ready:
+            failures = self._supervisor.failures(exited.name)
+            if exited.code == BAD_INPUT or failures >= FIRST_TRIES:
+                _say(f"{exited.name} ended with {describe(exited.code)}, see its last lines above: giving up")
+                self._code = BAD_INPUT if exited.code == BAD_INPUT else 1
+                return False
         if delay is not None:
             _say(f"{exited.name} ended with {describe(exited.code)}; starting it again in {delay:g} s")
         entry = self._entries.get(exited.name)
@@ -173,7 +198,7 @@ class Launcher:
         rows += [("router", url, self._pid("router"))]
         widths = [max(len(row[i]) for row in rows) for i in range(2)]
         _say(f"nano {nano.__version__} serves {made.model} as {', '.join(options.names)}")
-        _say(f"{made.cpus} CPUs allowed, {len(made.engines)} engines: {threads} each")
+        _say(f"{made.cpus} CPUs allowed, {threads} for each engine")
         for name, what, how in rows:
             _say(f"  {name:<{widths[0]}}  {what:<{widths[1]}}  {how}")
         _say(f"try, once it is ready:\n\n  curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\")
@@ -196,9 +221,12 @@ def _signals_as_events(events: SimpleQueue[Any]) -> Iterator[None]:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    # A reader of our output that has gone (`| head`) is no reason to stop serving.
+    with contextlib.suppress(BrokenPipeError):
+        print(text, flush=True)
 
 
 def _print_line(name: str, line: str) -> None:
-    # One write a line, so that the lines of several children never mix.
-    sys.stderr.write(f"[{name}] {line}\n")
+    with contextlib.suppress(BrokenPipeError):
+        # One write a line, so that the lines of several children never mix.
+        sys.stderr.write(f"[{name}] {line}\n")

@@ -60,6 +60,10 @@ class Supervisor:
     def running(self) -> set[str]:
         return {name for name, it in self._children.items() if it.process is not None}
 
+    def failures(self, name: str) -> int:
+        """How often it has ended since it was last alive for STEADY seconds."""
+        return self._children[name].failures
+
     def on_exit(self, exited: Exited) -> float | None:
         """Takes note; returns the seconds until it is started again, None when it is not (it was told to stop)."""
         it = self._children[exited.name]

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from nano.ctrl.ports import pick_free
-from nano.demo.random_checkpoint import Shape, make_checkpoint
+from nano.demo.random_checkpoint import make_checkpoint
 
 READY_SECONDS = 60.0
 TINY = ["--kvcache_block_size", "16", "--max_num_seqs", "4", "--max_model_len", "512", "--kvcache_bytes", "8388608"]
@@ -29,7 +29,7 @@ TINY = ["--kvcache_block_size", "16", "--max_num_seqs", "4", "--max_model_len", 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    make_checkpoint(folder, Shape(hidden=32, layers=2, heads=4, kv_heads=2, head_dim=8, intermediate=64))
+    make_checkpoint(folder, hidden=32, layers=2, heads=4, kv_heads=2, head_dim=8, intermediate=64)
     return folder
 
 

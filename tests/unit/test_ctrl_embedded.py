@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -72,17 +71,35 @@ def test_it_outlives_the_thread_that_started_it() -> None:
         client.close()
 
 
-def test_it_dies_with_an_owner_that_is_killed(tmp_path: Path) -> None:
-    code = "from nano.ctrl.embedded import EmbeddedRedis\nprint(EmbeddedRedis().start().pid, flush=True)\ninput()"
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-    ) as owner:
+def test_one_that_died_is_started_again_at_the_same_address() -> None:
+    with EmbeddedRedis() as server:
+        url, pid = server.url, server.pid
+        psutil.Process(pid).kill()
+        assert server.wait() == -signal.SIGKILL
+        server.restart()
+        server.restart()
+        assert server.url == url
+        assert server.pid != pid
+        client = redis.Redis.from_url(url)
+        assert client.ping()
+        client.close()
+
+
+def test_it_dies_with_an_owner_that_is_killed_and_the_next_one_cleans_up() -> None:
+    code = (
+        "from nano.ctrl.embedded import EmbeddedRedis\nserver = EmbeddedRedis().start()\n"
+        "print(server.pid, server.socket_path.parent, flush=True)\ninput()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
         assert owner.stdout is not None
-        pid = int(owner.stdout.readline())
-        assert psutil.pid_exists(pid)
+        pid, folder = owner.stdout.readline().decode().split()
+        assert psutil.pid_exists(int(pid))
+        with EmbeddedRedis():
+            assert Path(folder).exists()
         owner.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 5
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+    while psutil.pid_exists(int(pid)) and psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    with EmbeddedRedis():
+        assert not Path(folder).exists()
