@@ -46,6 +46,7 @@ def judge(path: Path, prompt: list[int], output: list[int]) -> Verdict:
         limit = TIE * float(row.std())
         assert gap < limit, (
             f"token {i} of {len(output)}: expected {best}, got {token}: logits differ by {gap:.3g}, a tie is < {limit:.3g}; "
+            f""
             f"prompt {prompt}, output {output}"
         )
         verdict.ties += 1

@@ -29,7 +29,10 @@ def test_parallelism_above_one_is_refused_by_name(name: str, capsys: pytest.Capt
 
 
 def test_the_seeds_deployment_line_is_understood() -> None:
-    flags = parse(
-        ["--model", "m", "--mode", "decode", "--nanoctrl_address", "127.0.0.1:3000", "--nanoctrl_scope", "nanoctrl-0", "--master_address", "127.0.0.1:6000", "--host", "127.0.0.1", "--port", "7000", "--attention_dp", "1", "--ffn_ep", "1", "--kvcache_block_size", "64", "--max_num_batched_tokens", "16384", "--max_model_len", "16384", "--ray_address", "auto"]
+    line = (
+        "--model m --mode decode --nanoctrl_address 127.0.0.1:3000 --nanoctrl_scope nanoctrl-0 "
+        "--master_address 127.0.0.1:6000 --host 127.0.0.1 --port 7000 --attention_dp 1 --ffn_ep 1 "
+        "--kvcache_block_size 64 --max_num_batched_tokens 16384 --max_model_len 16384 --ray_address auto"
     )
+    flags = parse(line.split())
     assert (flags.mode, flags.port, flags.max_num_batched_tokens) == ("decode", 7000, 16384)
