@@ -45,9 +45,8 @@ def judge(path: Path, prompt: list[int], output: list[int]) -> Verdict:
         gap = float(row[best] - row[token])
         limit = TIE * float(row.std())
         assert gap < limit, (
-            f"token {i} of {len(output)}: expected {best}, got {token}: logits differ by {gap:.3g}, a tie is < {limit:.3g}; "
-            f""
-            f"prompt {prompt}, output {output}"
+            f"token {i} of {len(output)}: expected {best}, got {token}: logits differ by {gap:.3g}, a tie is "
+            f"< {limit:.3g}; prompt {prompt}, output {output}"
         )
         verdict.ties += 1
         print(f"tie at token {i}: {best} and {token} differ by {gap:.3g}")

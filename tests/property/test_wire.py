@@ -28,7 +28,7 @@ messages = st.one_of(
         cached=st.binary(), failures=st.dictionaries(u64, failures),
     ),
     st.builds(
-        wire.Grant, key=u64, tag=u64, first_block=st.integers(0, 2**31), blocks=st.binary(), lease_ms=st.integers(0, 9999)
+        wire.Grant, key=u64, tag=u64, first_block=st.integers(0, 9), blocks=st.binary(), lease_ms=st.integers(0, 9)
     ),
     st.builds(wire.PrefillFailed, key=u64, failure=failures),
 )  # fmt: skip
