@@ -133,7 +133,7 @@ def test_token_one_comes_from_the_prefill_engine(tiny: Path) -> None:
 
 
 def test_a_short_rest_is_prefilled_by_the_decode_engine(tiny: Path) -> None:
-    with pair(tiny, local_prefill_tokens=32) as (prefill, decode, client):
+    with pair(tiny, local_prefill_tokens=32) as (prefill, _decode, client):
         client.generate(1, tokens(30), SHORT, "prefill-0", prefill.address)
         collect(client, ended(1))
         assert prefill.engine.scheduler.stats()["steps"] == 0
