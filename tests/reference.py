@@ -26,7 +26,8 @@ class Verdict:
 def load(path: Path) -> torch.nn.Module:
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64).eval()
+    # Eager experts: torch's grouped matrix product has no float64.
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64, experts_implementation="eager").eval()
 
 
 def judge(path: Path, prompt: list[int], output: list[int]) -> Verdict:
