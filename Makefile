@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= $(shell nproc)
 
-.PHONY: serve test lint sanitize bench wheel docs clean help
+.PHONY: help serve test lint sanitize bench wheel pythons clean
 
 help:
 	@echo "make serve     build everything and serve the demo model on http://127.0.0.1:8080"
@@ -13,7 +13,8 @@ help:
 	@echo "make lint      ruff, mypy --strict, clang-format"
 	@echo "make sanitize  native tests under address, undefined-behaviour and thread sanitizers"
 	@echo "make bench     benchmarks, with ratios to their limits"
-	@echo "make wheel     wheels with and without CUDA kernels, each installed and tried"
+	@echo "make wheel     wheels with and without CUDA kernels, and each extra in an environment of its own"
+	@echo "make pythons   build and test transfer and registry on the other Pythons that are here"
 
 # The stamp is newer than all that the native build reads, or the build runs again.
 NATIVE := $(shell find csrc CMakeLists.txt pyproject.toml constraints.txt -type f 2>/dev/null | grep -v '~$$')
@@ -43,6 +44,9 @@ bench: $(STAMP)
 
 wheel: $(STAMP)
 	sh scripts/wheels.sh "$(BIN)"
+
+pythons: $(STAMP)
+	sh scripts/pythons.sh
 
 clean:
 	rm -rf build dist $(VENV) nano/*.so nano/router/*.so

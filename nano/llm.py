@@ -180,7 +180,7 @@ def _sampling(params: SamplingParams, room: int) -> Sampling:
         top_k=params.top_k,
         min_tokens=params.min_tokens,
         ignore_eos=params.ignore_eos,
-        stop_token_ids=params.stop_token_ids,
+        stop_token_ids=tuple(params.stop_token_ids),
     )
 
 
@@ -188,7 +188,7 @@ class _Running:
     """A request in progress: its tokens, and its text once it is over."""
 
     def __init__(self, prompt: list[int], params: SamplingParams, tokenizer: Tokenizer | None) -> None:
-        if params.stop and tokenizer is None:
+        if params.stops and tokenizer is None:
             raise InvalidInput("LLM.generate: stop strings need the tokenizer; it was left out at the start")
         self.prompt = prompt
         self._params = params
@@ -200,9 +200,9 @@ class _Running:
     def append(self, token: int, finish: int) -> bool:
         """Takes one token; True when the request is over, by the engine's word or by a stop string."""
         self._tokens.append(token)
-        if self._tokenizer is not None and (finish or self._params.stop):
+        if self._tokenizer is not None and (finish or self._params.stops):
             text = self._tokenizer.decode(self._tokens[:-1] if finish == STOP else self._tokens)
-            hits = [at for at in (text.find(stop) for stop in self._params.stop) if at >= 0]
+            hits = [at for at in (text.find(stop) for stop in self._params.stops) if at >= 0]
             if hits:
                 self._text, self._finish = text[: min(hits)], "stop"
                 return True

@@ -26,7 +26,8 @@ class Verdict:
 def load(path: Path) -> torch.nn.Module:
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64).eval()
+    # Eager experts: torch's grouped matrix product has no float64.
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64, experts_implementation="eager").eval()
 
 
 def judge(path: Path, prompt: list[int], output: list[int]) -> Verdict:
@@ -45,8 +46,8 @@ def judge(path: Path, prompt: list[int], output: list[int]) -> Verdict:
         gap = float(row[best] - row[token])
         limit = TIE * float(row.std())
         assert gap < limit, (
-            f"token {i} of {len(output)}: expected {best}, got {token}: logits differ by {gap:.3g}, a tie is < {limit:.3g}; "
-            f"prompt {prompt}, output {output}"
+            f"token {i} of {len(output)}: expected {best}, got {token}: logits differ by {gap:.3g}, a tie is "
+            f"< {limit:.3g}; prompt {prompt}, output {output}"
         )
         verdict.ties += 1
         print(f"tie at token {i}: {best} and {token} differ by {gap:.3g}")

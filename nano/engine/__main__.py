@@ -31,9 +31,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add_flag(parser, "ray_address", default="", help="accepted and ignored: no Ray needed")
     add_flag(parser, "attention_dp", type=int, default=1)
     add_flag(parser, "ffn_ep", type=int, default=1)
-    add_flag(
-        parser, "ready_fd", type=int, default=-1, help="a pipe for one JSON line (EngineInfo) once it serves"
-    )
+    add_flag(parser, "ready_fd", type=int, default=-1, help="a pipe for one JSON line (EngineInfo) once it serves")
     add_flag(parser, "log_level", default="info", choices=("debug", "info", "warning", "error"))
     flags = parser.parse_args(arguments)
     for name in ("attention_dp", "ffn_ep"):

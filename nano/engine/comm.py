@@ -179,7 +179,7 @@ class Comm(threading.Thread):
         self._poller = poller
         beat = time.monotonic()
         while True:
-            ready = dict(poller.poll(PING_INTERVAL * 500))
+            ready = dict(poller.poll(int(PING_INTERVAL * 500)))
             for target, message in self._outbox.drain():
                 self._send(target, message)
             if self._stopping:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -151,7 +151,7 @@ class Engine:
             priority=sampling.priority, gated=gated, hold=hold,
         )  # fmt: skip
 
-    def sampling_arguments(self, sampling: Sampling) -> dict[str, object]:
+    def sampling_arguments(self, sampling: Sampling) -> dict[str, Any]:
         return {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,

@@ -45,4 +45,5 @@ def cos_sin_table(rope: Rope, head_dim: int, positions: int) -> npt.NDArray[np.f
     frequencies, factor = inverse_frequencies(rope, head_dim)
     # transformers rounds frequencies and angles to fp32; a reference in float64 does not. Float64 here, rounded once.
     angles = np.arange(positions, dtype=np.float64)[:, None] * frequencies[None, :]
-    return np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32) * np.float32(factor)
+    table = np.concatenate([np.cos(angles), np.sin(angles)], axis=1) * factor
+    return table.astype(np.float32)

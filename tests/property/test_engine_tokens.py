@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,8 +55,8 @@ shapes = st.builds(
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[ModelShape, Path]]:
-    yield {}
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[ModelShape, Path]:
+    return {}
 
 
 def checkpoint(cache: dict[ModelShape, Path], root: Path, shape: ModelShape) -> Path:

@@ -89,8 +89,9 @@ class TorchOps:
     ) -> None:
         assert self._pool is not None
         heads, kv_heads, dim = shape.heads, shape.kv_heads, shape.head_dim
-        q3, k3, v3 = qkv.tensor[:n].view(n, -1, dim).split([heads, kv_heads, kv_heads], dim=1)
-        cos, sin = table[self._positions.long()].unsqueeze(1).split(dim // 2, dim=-1)
+        rows = qkv.tensor[:n].view(n, -1, dim)
+        q3, k3, v3 = rows[:, :heads], rows[:, heads : heads + kv_heads], rows[:, heads + kv_heads :]
+        cos, sin = table[self._positions.long()].unsqueeze(1).chunk(2, dim=-1)
         q.tensor[:n] = _rotate(_norm(q3, q_norm, shape.eps), cos, sin).reshape(n, -1)
         block = self._slots // shape.layout.block_size
         offset = self._slots % shape.layout.block_size
@@ -122,7 +123,7 @@ class TorchOps:
         if normalize:
             weights = weights / weights.sum(-1, keepdim=True)
         rows = h.tensor[:n]
-        for expert in ids.unique().tolist():
+        for expert in torch.unique(ids).tolist():
             token, slot = (ids == expert).nonzero(as_tuple=True)
             mine = rows[token]
             act = torch.nn.functional.silu(mine @ weight["gate"][expert].T) * (mine @ weight["up"][expert].T)
