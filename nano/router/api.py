@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from operator import attrgetter
-from typing import Annotated, Any, Literal, TypeVar, Union
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta
 
 from nano.router.errors import ApiError, invalid, unsupported
 
@@ -25,7 +25,7 @@ Temperature = Annotated[float, Meta(ge=0.0, le=2.0)]
 TopP = Annotated[float, Meta(gt=0.0, le=1.0)]
 Count = Annotated[int, Meta(ge=1, le=MAX_CHOICES)]
 NotNegative = Annotated[int, Meta(ge=0)]
-Maybe = Union[Any, UnsetType]  # a field that is declared only to be refused
+Maybe = Any  # a field that is declared only to be refused
 
 
 class TextPart(msgspec.Struct, tag_field="type", tag="text", forbid_unknown_fields=True):
@@ -48,8 +48,8 @@ class FilePart(msgspec.Struct, tag_field="type", tag="file"):
     pass
 
 
-Part = Union[TextPart, RefusalPart, ImagePart, AudioPart, FilePart]
-Content = Union[str, list[Part]]
+Part = TextPart | RefusalPart | ImagePart | AudioPart | FilePart
+Content = str | list[Part]
 
 
 class FunctionCall(msgspec.Struct, forbid_unknown_fields=True):
@@ -95,7 +95,7 @@ class ToolMessage(msgspec.Struct, tag_field="role", tag="tool", forbid_unknown_f
     name: str | None = None
 
 
-Message = Union[SystemMessage, DeveloperMessage, UserMessage, AssistantMessage, ToolMessage]
+Message = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -180,14 +180,12 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "suffix": (None,),
 }
 
-_R = TypeVar("_R", ChatRequest, CompletionRequest)
-
 
 class _Decoder:
     """Decodes one kind of request; what it returns asks for nothing that is not served."""
 
-    def __init__(self, kind: type[_R]) -> None:
-        self._decoder = msgspec.json.Decoder(kind)
+    def __init__(self, kind: type[ChatRequest] | type[CompletionRequest]) -> None:
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind)
         self._unserved = tuple(name for name in kind.__struct_fields__ if name in _NEUTRAL)
         self._get = attrgetter(*self._unserved)
         self._nothing = (UNSET,) * len(self._unserved)

@@ -25,7 +25,7 @@ MESSAGES_A_TURN = 64  # then others have the loop
 
 
 class Owner(Protocol):
-    """Whoever asked for a choice."""
+    """Whoever asked for a choice. Raises nothing."""
 
     def progress(self, choice: Choice) -> None:
         """The choice has new text, or its end."""
@@ -154,14 +154,8 @@ class Engine:
 
     def _fail(self, choice: Choice, failure: Failure) -> None:
         choice.fail(failure)
-        self._tell(choice)
-
-    def _tell(self, choice: Choice) -> None:
         owner: Owner = choice.owner
-        try:
-            owner.progress(choice)
-        except Exception:  # a bug with one request must not reach the others of this message
-            log.exception("engine %s, request %x: its owner failed", self.name, choice.key)
+        owner.progress(choice)
 
     # --- socket ------------------------------------------------------------------------------------------------------
 
@@ -186,8 +180,8 @@ class Engine:
             socket.close()
             return
         self._socket = socket
-        self._fd = socket.getsockopt(zmq.FD)
-        self._monitor_fd = self._monitor.getsockopt(zmq.FD)
+        self._fd = socket.FD
+        self._monitor_fd = self._monitor.FD
         self._loop.add_reader(self._fd, self._readable)
         self._loop.add_reader(self._monitor_fd, self._happened)
         socket.send(self._hello)
@@ -209,11 +203,11 @@ class Engine:
             return
         self._socket.send(wire.encode(message), zmq.NOBLOCK)
         # ZMQ's descriptor is edge-triggered, and sending may have eaten the edge.
-        if self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        if _has_message(self._socket):
             self._loop.call_soon(self._readable)
 
     def _happened(self) -> None:
-        while self._socket is not None and self._monitor.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        while self._socket is not None and _has_message(self._monitor):
             event = recv_monitor_message(self._monitor, zmq.NOBLOCK)["event"]
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._greeted = time.monotonic()
@@ -296,7 +290,7 @@ class Engine:
         broken = []
         for choice in touched:
             if choice.finish == wire.UNFINISHED:
-                self._tell(choice)
+                choice.owner.progress(choice)
                 continue
             if choice.fault is not None:
                 log.error("engine %s, request %x: %s", self.name, choice.key, choice.fault)
@@ -307,6 +301,10 @@ class Engine:
                 broken.append(choice)  # the engine does not know that it is over
             elif self._live.pop(choice.key, None) is not None:
                 self.load -= 1
-            self._tell(choice)
+            choice.owner.progress(choice)
         self.abort(broken)
         self._close_if_idle()
+
+
+def _has_message(socket: zmq.Socket[bytes]) -> bool:
+    return bool(int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
