@@ -195,7 +195,7 @@ class _Decoder:
             request = self._decoder.decode(body)
         except msgspec.ValidationError as error:
             raise _explain(str(error)) from None
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise invalid(None, f"the body is not valid JSON: {error}") from None
         except RecursionError:
             raise invalid(None, "the body is not valid JSON: it is nested too deeply") from None

@@ -240,7 +240,7 @@ class Engine:
             if isinstance(message, wire.Outputs):
                 self._outputs(message)
                 return True
-        except (msgspec.DecodeError, ValueError) as error:
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
             self.garbage += 1
             self._deliver()
             self.lose(f"it sent what is no message: {error}", retry_s=0.2)

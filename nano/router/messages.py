@@ -63,7 +63,7 @@ def _text(content: Content | None, where: str) -> str:
 def _call(call: ToolCall, where: str) -> dict[str, Any]:
     try:
         arguments = msgspec.json.decode(call.function.arguments or "{}")
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         param = f"{where}.function.arguments"
         raise invalid(param, f"{param}: expected JSON, got {error}") from None
     return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}

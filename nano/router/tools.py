@@ -159,7 +159,7 @@ def _held(text: str) -> int:
 def _call(body: str) -> Call | None:
     try:
         written = msgspec.json.decode(body, type=_Written)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     arguments = bytes(written.arguments).decode()
     return Call(f"call_{secrets.token_hex(12)}", written.name, arguments) if arguments.startswith("{") else None
