@@ -23,25 +23,32 @@ class StreamWaiter(Pause):
         self._key = key
         self._timeout = timeout
         self._waker = waker
-        self._client = self._new_client()
+        self._client: redis.Redis | None = None
         self._connection_id = 0
         self._woken = threading.Event()
         self._reading = threading.Lock()
 
     def connect(self) -> None:
         """Opens the connection anew."""
-        self._client.close()
-        self._client = self._new_client()
+        self.close()
         with translated("watch", self._url):
+            self._client = redis.Redis.from_url(
+                self._url,
+                protocol=2,
+                socket_timeout=self._timeout,
+                socket_connect_timeout=self._timeout,
+                retry=Retry(NoBackoff(), 0),
+                single_connection_client=True,
+            )
             self._connection_id = int(self._client.client_id())
 
     def read(self, last: int, seconds: float) -> list[tuple[int, dict[bytes, bytes]]]:
-        """Events after revision `last`; waits up to `seconds` for one. Empty: none came, or woken."""
+        """Events after revision `last`; waits up to `seconds` for one. Empty: none came, woken, or not connected."""
         deadline = time.monotonic() + seconds
         while True:
             with self._reading:
                 left = deadline - time.monotonic()
-                if left <= 0 or self._woken.is_set():
+                if self._client is None or left <= 0 or self._woken.is_set():
                     return []
                 # Below the socket's timeout, so that only a Redis that does not answer trips it.
                 block = max(1, int(min(left, self._timeout / 2) * 1000))
@@ -51,19 +58,19 @@ class StreamWaiter(Pause):
                 return [(int(at.split(b"-")[0]), values) for at, values in answer[0][1]]
 
     def wait(self, seconds: float) -> None:
-        if self._connection_id == 0:
+        if self._client is None:
             self.connect()
         try:
             self.read(0, seconds)
         except PeerLost:
-            self._connection_id = 0
+            self.close()
             raise
 
     def wake(self) -> None:
         self._woken.set()
         deadline = time.monotonic() + 1.0
         while not self._reading.acquire(timeout=0.02):
-            if time.monotonic() > deadline or not self._connection_id:
+            if time.monotonic() > deadline or self._client is None:
                 return
             try:
                 with translated("wake", self._url):
@@ -73,14 +80,6 @@ class StreamWaiter(Pause):
         self._reading.release()
 
     def close(self) -> None:
-        self._client.close()
-
-    def _new_client(self) -> redis.Redis:
-        return redis.Redis.from_url(
-            self._url,
-            protocol=2,
-            socket_timeout=self._timeout,
-            socket_connect_timeout=self._timeout,
-            retry=Retry(NoBackoff(), 0),
-            single_connection_client=True,
-        )
+        if self._client is not None:
+            self._client.close()
+            self._client = None

@@ -172,6 +172,9 @@ class TimedPause(Pause):
     def wake(self) -> None:
         self._woken.set()
 
+    def close(self) -> None:
+        pass
+
 
 class _Answered(Exception):
     """The service understood, and the answer is about the entry."""

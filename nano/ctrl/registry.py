@@ -95,6 +95,10 @@ class Pause(ABC):
     @abstractmethod
     def wake(self) -> None: ...
 
+    @abstractmethod
+    def close(self) -> None:
+        """Called by the waiting thread when it ends."""
+
 
 class Registration:
     """An entry that this process registered. Thread-safe."""
@@ -199,6 +203,12 @@ class Registration:
             raise Refused(f"{operation}: another incarnation has taken the name {self.kind}/{self.name}")
 
     def _keep(self, pause: Pause, interval: float) -> None:
+        try:
+            self._keep_until_closed(pause, interval)
+        finally:
+            pause.close()
+
+    def _keep_until_closed(self, pause: Pause, interval: float) -> None:
         away = False
         while not self._closing.is_set():
             try:

@@ -230,7 +230,7 @@ def _run_then_set(function: Callable[[], None], loop: asyncio.AbstractEventLoop,
     try:
         function()
     except (NanoError, OSError, RuntimeError) as error:
-        logger.info("a watch ended: %s", error)
+        logger.debug("a watch ended: %s", error)
     finally:
         loop.call_soon_threadsafe(done.set_result, None)
 
