@@ -6,14 +6,14 @@ import asyncio
 import logging
 import threading
 
-from nano.ctrl import Event, connect
+from nano.ctrl import Event, Watch, connect
 from nano.errors import NanoError
 from nano.router.view import View
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.5  # how long a stop may take
 RETRY_S = 0.5
+CALL_S = 2.0  # how long one call to the registry may take
 
 
 class RegistryWatch:
@@ -25,14 +25,15 @@ class RegistryWatch:
         self._view = view
         self._loop = asyncio.get_running_loop()
         self._stop = threading.Event()
+        self._watch: Watch | None = None
         self._thread = threading.Thread(target=self._run, name="registry-watch", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         self._stop.set()
-
-    def join(self, timeout: float) -> None:
-        self._thread.join(timeout)
+        if self._watch is not None:
+            self._watch.close()
+        self._thread.join(CALL_S)
 
     def _run(self) -> None:
         reported = ""
@@ -46,16 +47,13 @@ class RegistryWatch:
             self._stop.wait(RETRY_S)
 
     def _follow(self) -> None:
-        registry = connect(self._address, self._scope)
+        registry = connect(self._address, self._scope, CALL_S)
         try:
-            watch = registry.watch("engine")
-            try:
+            with registry.watch("engine") as self._watch:
                 while not self._stop.is_set():
-                    event = watch.get(timeout=POLL_S)
+                    event = self._watch.get(timeout=CALL_S)
                     if event is not None:
                         self._loop.call_soon_threadsafe(self._apply, event)
-            finally:
-                watch.close()
         finally:
             registry.close()
 
@@ -66,5 +64,7 @@ class RegistryWatch:
             log.error("registry at %s: a %s event names no entry", self._address, event.type)
         elif event.type in ("added", "updated"):
             self._view.put(event.entry.name, event.entry.meta)
-        else:
+        elif event.type == "removed":
             self._view.drop(event.entry.name)
+        else:
+            self._view.doubt(event.entry.name)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from typing import NamedTuple
@@ -22,6 +23,10 @@ from nano.router.policy import Policy
 from nano.wire import EngineInfo
 
 log = logging.getLogger(__name__)
+
+# An engine that answers although the registry has lost it is used on for so long: a registry that was restarted is
+# empty until its services have registered again.
+DOUBT_S = 10.0
 
 
 class Route(NamedTuple):
@@ -56,6 +61,7 @@ class View:
         self._services: dict[str, _Service] = {}
         self._models: dict[str, Model] = {}  # by path
         self._loading: set[asyncio.Task[None]] = set()
+        self._doubted: dict[str, float] = {}  # name -> until when it has to be registered again
         self._broken: dict[str, str] = {}  # path -> why its tokenizer cannot be loaded
 
     # --- what is asked -----------------------------------------------------------------------------------------------
@@ -104,10 +110,10 @@ class View:
     # --- what changes ------------------------------------------------------------------------------------------------
 
     def snapshot(self, entries: Iterable[tuple[str, object]]) -> None:
-        """All engines that are registered, as (name, meta); others have left."""
+        """All engines that are registered, as (name, meta)."""
         entries = list(entries)
         for name in self._engines.keys() - {name for name, _ in entries}:
-            self._engines[name].retire()
+            self.doubt(name)
         for name, meta in entries:
             self.put(name, meta)
         self._refresh()
@@ -119,6 +125,7 @@ class View:
         except msgspec.ValidationError as error:
             log.error("engine %s: its registration makes no sense: %s", name, error)
             return
+        self._doubted.pop(name, None)
         engine = self._engines.get(name)
         if engine is not None and not engine.closed:
             engine.update(info)
@@ -136,17 +143,27 @@ class View:
         self._refresh()
 
     def drop(self, name: str) -> None:
-        """An engine that left the registry."""
+        """An engine that left: it finishes what it has."""
+        self._doubted.pop(name, None)
         engine = self._engines.get(name)
         if engine is not None:
             engine.retire()
         self._refresh()
+
+    def doubt(self, name: str) -> None:
+        """An engine that the registry has lost."""
+        if name in self._engines:
+            self._doubted.setdefault(name, time.monotonic() + DOUBT_S)
 
     def tick(self, silent_since: float) -> None:
         """Once every engine.PING_S; requests without a sign of life since then fail."""
         for engine in self.engines:
             engine.tick()
             engine.expire(silent_since)
+        now = time.monotonic()
+        for name, until in list(self._doubted.items()):
+            if now > until or not self._engines[name].up:
+                self.drop(name)
 
     def close(self) -> None:
         for task in self._loading:

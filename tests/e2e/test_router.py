@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import openai
 import pytest
 
@@ -24,6 +25,8 @@ from engine_stub import Script, Stub
 from harness import RouterThread, make_model_dir
 
 from nano import wire
+from nano.ctrl import connect
+from nano.ctrl.embedded import EmbeddedRedis
 from nano.router._text import pack_ids
 from nano.tokenizer import Tokenizer
 
@@ -711,3 +714,55 @@ def alive(port: int) -> bool:
         return httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
     except httpx.TransportError:
         return False
+
+
+# --- with the registry -----------------------------------------------------------------------------------------------
+
+
+def test_engines_come_move_and_leave_with_the_registry(model_dir: Path, tokenizer: Tokenizer) -> None:
+    with EmbeddedRedis() as redis, connect(redis.url, "s") as registry:
+        router = RouterThread(None, nanoctrl_address=redis.url, nanoctrl_scope="s")
+        script = Script([65], stop_token=tokenizer.eos_token_id or 0)
+        stub = Stub("e0", "tcp://127.0.0.1:*", lambda _: script)
+        with httpx.Client(base_url=router.url) as http:
+            try:
+                assert http.get("/ready").status_code == 503
+                meta = msgspec.to_builtins(stub.info(model_path=str(model_dir)))
+                registration = registry.register("engine", "e0", meta, incarnation=stub.incarnation)
+                wait_until(lambda: http.get("/ready").status_code == 200)
+                assert http.post("/v1/completions", json={"model": "demo", "prompt": "x"}).status_code == 200
+
+                stub.close()  # and back under the same name, elsewhere
+                stub = Stub("e0", "tcp://127.0.0.1:*", lambda _: script)
+                meta = msgspec.to_builtins(stub.info(model_path=str(model_dir)))
+                registration = registry.register("engine", "e0", meta, incarnation=stub.incarnation)
+                started = time.monotonic()
+                wait_until(lambda: http.get("/ready").status_code == 200)
+                assert http.post("/v1/completions", json={"model": "demo", "prompt": "x"}).status_code == 200
+                assert time.monotonic() - started < 1.0
+                assert len(stub.requests) == 1
+
+                registration.close()
+                wait_until(lambda: http.get("/ready").status_code == 503)
+                response = http.post("/v1/completions", json={"model": "demo", "prompt": "x"})
+                assert response.status_code == 503
+                assert http.post("/v1/completions", json={"model": "other", "prompt": "x"}).status_code == 404
+            finally:
+                router.close()
+                stub.close()
+
+
+def test_an_engine_that_answers_is_used_while_the_registry_is_gone(model_dir: Path) -> None:
+    stub = Stub("e0", "tcp://127.0.0.1:*", lambda _: Script([65]))
+    with EmbeddedRedis() as redis:
+        with connect(redis.url, "s") as registry:
+            meta = msgspec.to_builtins(stub.info(model_path=str(model_dir)))
+            registry.register("engine", "e0", meta, incarnation=stub.incarnation)
+        router = RouterThread(None, nanoctrl_address=redis.url, nanoctrl_scope="s")
+        wait_until(lambda: httpx.get(router.url + "/ready").status_code == 200)
+    try:
+        body = {"model": "demo", "prompt": "x"}
+        assert httpx.post(router.url + "/v1/completions", json=body).status_code == 200
+    finally:
+        router.close()
+        stub.close()
