@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 JSON = [("content-type", "application/json")]
 TEXT = [("content-type", "text/plain; charset=utf-8")]
 
+ID_BYTES = 4
+
 # A request that is older is watched for its client's leaving; younger ones are over before it matters.
 WATCH_S = 0.1
 
@@ -173,7 +175,7 @@ class App:
         route = self._route(request.model)
         model = self._view.model(request.model)
         prompts = [
-            await model.encode(prompt, True, self._executor) if isinstance(prompt, str) else prompt
+            await model.encode(prompt, True, self._executor) if isinstance(prompt, str) else _pack(prompt, route)
             for prompt in completion_prompts(request)
         ]
         return await self._generate(request, connection, model, prompts, route, request.max_tokens, False)
@@ -188,7 +190,7 @@ class App:
         request: ChatRequest | CompletionRequest,
         connection: Connection,
         model: Model,
-        prompts: list[list[int]],
+        prompts: list[bytes],
         route: Route,
         limit: int | None,
         tools: bool,
@@ -196,7 +198,7 @@ class App:
         chat = isinstance(request, ChatRequest)
         stops = api.stops(request)
         n = request.n or 1
-        generation = Generation(sum(map(len, prompts)), n)
+        generation = Generation(sum(map(len, prompts)) // ID_BYTES, n)
         request_id = ("chatcmpl-" if chat else "cmpl-") + secrets.token_hex(12)
         created = int(time.time())
         stream = bool(request.stream)
@@ -218,8 +220,7 @@ class App:
         for i, prompt in enumerate(prompts):
             if i:
                 route = self._route(request.model)
-            ids = _pack(prompt, route)
-            sampled = sampling(request, len(prompt), route, limit, n)
+            sampled = sampling(request, len(prompt) // ID_BYTES, route, limit, n)
             for j in range(n):
                 index = i * n + j
                 around: tuple[bytes | None, bytes | None] = (None, None)
@@ -227,7 +228,7 @@ class App:
                     around = frames.around(index, *(CHAT if chat else COMPLETION))
                 choice = Choice(new_key(), index, generation, model.vocabulary, stops, *around, generation.started)
                 generation.add(choice, route)
-                packed.append(ids)
+                packed.append(prompt)
                 how.append(sampled[j])
 
         self._running[generation] = connection

@@ -12,10 +12,13 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers
 
 sys.path.append(str(Path(__file__).parents[2] / "bench" / "router"))
-from harness import make_model_dir
+from harness import make_model_dir, make_tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nano.errors import InvalidInput
 from nano.router._text import TextStream, Vocabulary, pack_ids
+from nano.router.encoder import Encoder
 from nano.template import ChatTemplate
 from nano.tokenizer import Tokenizer
 
@@ -164,3 +167,36 @@ def test_ids_are_packed_little_endian_and_checked() -> None:
     for wrong in (-1, 300):
         with pytest.raises(ValueError, match=f"got {wrong}"):
             pack_ids([0, wrong], 300)
+
+
+def llama(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    declared = backend.to_str().replace(r"|\\p{N}|", r"|\\p{N}{1,3}|")
+    assert declared != backend.to_str()
+    return tokenizers.Tokenizer.from_str(declared)
+
+
+ENCODERS = {
+    kind: Encoder(Tokenizer(change(make_tokenizer()))) for kind, change in (("qwen", lambda b: b), ("llama", llama))
+}
+ASCII = st.text(alphabet=st.characters(max_codepoint=127))
+TRICKY = "the Fox 's 'S 'll 'Re ' 12345 \x1c \x00 ?! <|im_end|> <|im_end <tool_call> 世界 é e\u0301 \u017f '\u017f ٣ 😀"
+SPACES = (" ", "  ", "\n", "\r\n", "\t", "\x0b", "\u2003")
+WORDS = st.lists(st.sampled_from((*TRICKY.split(" "), *SPACES)), max_size=12).map("".join)
+
+
+@pytest.mark.parametrize("kind", ["qwen", "llama"])
+@settings(max_examples=500, deadline=None)
+@given(text=st.one_of(ASCII, WORDS))
+def test_the_short_way_to_ids_gives_the_librarys(kind: str, text: str) -> None:
+    encoder = ENCODERS[kind]
+    assert encoder.fast
+    expected = pack_ids(encoder._tokenizer.encode(text), 512)
+    assert encoder.encode(text, True) == expected
+    assert encoder.encode_unlocked(text, True) == expected
+
+
+def test_tokenizers_whose_split_is_not_known_go_the_librarys_way() -> None:
+    tokenizer = Tokenizer(byte_fallback())
+    encoder = Encoder(tokenizer)
+    assert not encoder.fast
+    assert encoder.encode("a b", True) == pack_ids(tokenizer.encode("a b"), len(tokenizer))
