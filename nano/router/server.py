@@ -28,6 +28,7 @@ from nano.wire import EngineInfo
 log = logging.getLogger(__name__)
 
 START_S = 5.0
+MAX_CONNECTIONS = 16_384  # beyond, new ones wait
 TEXT_THREADS = 2  # for tokenisers to load and long prompts to be encoded
 
 
@@ -99,7 +100,8 @@ class Router:
             interface=Interfaces.RSGI,
             http=HTTPModes.http1,
             websockets=False,
-            backlog=2048,
+            backlog=4096,
+            backpressure=MAX_CONNECTIONS,
             log_enabled=False,
         )
         serving = asyncio.ensure_future(server.serve())
