@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -33,7 +34,9 @@ from nano.tokenizer import Tokenizer
 HERE = Path(__file__).parent
 STREAM_TOKENS = 128
 ANSWER_TOKENS = 16
-PROMPT = "the quick brown fox jumps over the lazy dog and tells the others what it saw. " * 12  # ~1 KB
+PROMPTS = 200  # different ones
+PROMPT_SIZE = 1000  # bytes
+DICTIONARY = 3000  # words that prompts are made of
 
 
 @contextlib.contextmanager
@@ -59,6 +62,10 @@ class Bench:
         tokenizer = Tokenizer.from_pretrained(self._model)
         self._tokens = tokenizer.encode("what the quick brown fox saw over there was a lazy dog, " * 20)
         self._tokenizer = tokenizer
+        chance = random.Random(0)
+        letters = "etaoinshrdlucmwfgypbvk"
+        words = ["".join(chance.choices(letters, k=chance.randint(1, 10))) for _ in range(DICTIONARY)]
+        self._prompts = [" ".join(chance.choices(words, k=PROMPT_SIZE))[:PROMPT_SIZE] for _ in range(PROMPTS)]
 
     @contextlib.contextmanager
     def system(self, step: int, step_ms: float = 0.0) -> Iterator[tuple[int, int, str]]:
@@ -105,12 +112,19 @@ class Bench:
         turn = (self._tokens * (tokens // len(self._tokens) + 1))[:tokens]
         return loadgen.Expected(self._tokenizer.decode(turn), tokens, tokens if stream else 0)
 
-    def body(self, tokens: int, stream: bool) -> dict[str, object]:
-        message = {"role": "user", "content": PROMPT}
-        return {"model": "demo", "messages": [message], "max_tokens": tokens, "stream": stream}
+    def bodies(self, tokens: int, stream: bool) -> list[dict[str, object]]:
+        return [
+            {
+                "model": "demo",
+                "messages": [{"role": "user", "content": prompt}],
+                "max_tokens": tokens,
+                "stream": stream,
+            }
+            for prompt in self._prompts
+        ]
 
     def run(self, port: int, tokens: int, stream: bool, **load: Any) -> loadgen.Load:
-        return asyncio.run(loadgen.run(port, self.body(tokens, stream), self.expected(tokens, stream), **load))
+        return asyncio.run(loadgen.run(port, self.bodies(tokens, stream), self.expected(tokens, stream), **load))
 
     def direct(self, address: str, tokens: int, requests: int) -> list[float]:
         """Seconds that the engine alone takes to answer."""
@@ -119,7 +133,7 @@ class Bench:
         socket.connect(address)
         socket.send(wire.encode(wire.Hello(wire.VERSION, "bench", 1)))
         socket.recv()
-        ids = wire.pack_ids(self._tokenizer.encode(PROMPT))
+        ids = wire.pack_ids(self._tokenizer.encode(self._prompts[0]))
         latencies = []
         for key in range(requests):
             began = time.perf_counter()

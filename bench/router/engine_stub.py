@@ -87,10 +87,14 @@ class Stub(threading.Thread):
         self.start()
 
     def info(self, **changes: object) -> EngineInfo:
+        return self.describe(self.address, incarnation=self.incarnation, **changes)
+
+    @staticmethod
+    def describe(address: str, **changes: object) -> EngineInfo:
         values: dict[str, object] = {
             "role": "hybrid",
-            "address": self.address,
-            "incarnation": self.incarnation,
+            "address": address,
+            "incarnation": 1,
             "models": ("demo",),
             "model_path": "",
             "max_model_len": 2048,

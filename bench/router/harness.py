@@ -112,7 +112,12 @@ class RouterThread:
 
     def _main(self) -> None:
         try:
-            asyncio.run(self._run())
+            try:
+                import uvloop
+            except ImportError:
+                asyncio.run(self._run())
+            else:
+                uvloop.run(self._run())
         except BaseException as error:
             self._error = error
         finally:

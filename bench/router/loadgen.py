@@ -31,8 +31,8 @@ class Load:
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, request: bytes, expected: Expected, load: Load, state: _State, gaps: bool) -> None:
-        self._request = request
+    def __init__(self, requests: list[bytes], expected: Expected, load: Load, state: _State, gaps: bool) -> None:
+        self._requests = requests
         self._expected = expected
         self._load = load
         self._state = state
@@ -56,7 +56,7 @@ class _Connection(asyncio.Protocol):
         self._wanted = -1
         self._last = 0.0
         self._began = time.perf_counter()
-        self._transport.write(self._request)  # type: ignore[attr-defined]
+        self._transport.write(self._requests[self._state.left % len(self._requests)])  # type: ignore[attr-defined]
 
     def data_received(self, data: bytes) -> None:
         self._data += data
@@ -142,20 +142,27 @@ def _stream_text(response: bytearray) -> str:
 
 
 async def run(
-    port: int, body: dict[str, object], expected: Expected, *, requests: int, connections: int, gaps: bool = False
+    port: int,
+    bodies: list[dict[str, object]],
+    expected: Expected,
+    *,
+    requests: int,
+    connections: int,
+    gaps: bool = False,
 ) -> Load:
-    """Sends `requests` over `connections`. Raises on any answer that is not the expected one."""
-    content = json.dumps(body).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\ncontent-length: {len(content)}\r\n\r\n"
+    """Sends `requests` over `connections`, the bodies in turn. Raises on any answer that is not the expected one."""
+    messages = []
+    for body in bodies:
+        content = json.dumps(body).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\ncontent-length: {len(content)}\r\n\r\n"
+        messages.append(head.encode() + content)
     loop = asyncio.get_running_loop()
     load = Load()
     connections = min(connections, requests)
     state = _State(requests, connections)
     began = time.perf_counter()
     for _ in range(connections):
-        await loop.create_connection(
-            lambda: _Connection(head.encode() + content, expected, load, state, gaps), "127.0.0.1", port
-        )
+        await loop.create_connection(lambda: _Connection(messages, expected, load, state, gaps), "127.0.0.1", port)
     await asyncio.wait_for(state.done, 120)
     load.seconds = time.perf_counter() - began
     return load

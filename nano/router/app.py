@@ -9,6 +9,7 @@ import asyncio
 import logging
 import secrets
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from functools import partial
@@ -77,6 +78,7 @@ class App:
         self._executor = executor
         self._running: dict[Generation, Connection] = {}
         self._unwatched: list[Generation] = []
+        self._leaving: dict[Generation, asyncio.Future[None]] = {}
         self.metrics = Metrics(view)
         self.draining = False
         self._routes: dict[str, dict[str, Handler]] = {
@@ -117,8 +119,9 @@ class App:
             if generation.started > horizon:
                 young.append(generation)
                 continue
-            leaving = connection.client_disconnect()
-            leaving.add_done_callback(partial(self._left, generation))
+            leaving = self._leaving[generation] = connection.client_disconnect()
+            # Weakly: granian keeps a future that was cancelled before its thread saw it until the connection ends.
+            leaving.add_done_callback(partial(self._left, weakref.ref(generation)))
         self._unwatched = young
 
     def stop(self, error: ApiError) -> None:
@@ -126,8 +129,9 @@ class App:
         for generation in list(self._running):
             generation.cancel(error)
 
-    def _left(self, generation: Generation, leaving: asyncio.Future[None]) -> None:
-        if generation in self._running:
+    def _left(self, reference: weakref.ref[Generation], leaving: asyncio.Future[None]) -> None:
+        generation = reference()
+        if generation is not None and generation in self._running:
             self.metrics.disconnects += 1
             generation.cancel(None)
 
@@ -239,6 +243,9 @@ class App:
             await generation.done
         finally:
             del self._running[generation]
+            leaving = self._leaving.pop(generation, None)
+            if leaving is not None:
+                leaving.cancel()  # else granian keeps it
             self.metrics.ended(generation)
         if stream:
             return sink.status

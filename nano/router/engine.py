@@ -118,8 +118,10 @@ class Engine:
     def lose(self, why: str, retry_s: float = 0.0) -> None:
         """Fails everything in flight and connects anew."""
         was_up, self.up = self.up, False
-        if was_up:
-            log.warning("engine %s at %s: connection lost, %s", self.name, self.info.address, why)
+        log.log(
+            logging.WARNING if was_up else logging.DEBUG,
+            *("engine %s at %s: connection lost, %s", self.name, self.info.address, why),
+        )
         self._close_socket()
         self._fail_all(Failure("peer_lost", f"engine {self.name}: connection lost, {why}", True))
         if was_up:
@@ -127,12 +129,12 @@ class Engine:
         if self.retired:
             self._closed = True
         elif not self._closed:
+            self._cancel_again()
             self._again = self._loop.call_later(retry_s, self._open)
 
     def close(self) -> None:
         self._closed = True
-        if self._again is not None:
-            self._again.cancel()
+        self._cancel_again()
         self._close_socket()
         self.up = False
         self._fail_all(Failure("aborted", "the router is shutting down", True))
@@ -140,6 +142,11 @@ class Engine:
     @property
     def closed(self) -> bool:
         return self._closed
+
+    def _cancel_again(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
 
     def _close_if_idle(self) -> None:
         if self.retired and not self._live and not self._closed:
@@ -242,12 +249,14 @@ class Engine:
                 return True
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             self.garbage += 1
+            log.error("engine %s at %s: it sent what is no message: %s", self.name, self.info.address, error)
             self._deliver()
             self.lose(f"it sent what is no message: {error}", retry_s=0.2)
             return False
         if isinstance(message, wire.Welcome):
             return self._welcome(message)
         if isinstance(message, wire.Rejected):
+            log.error("engine %s at %s: it rejected us: %s", self.name, self.info.address, message.reason)
             self.lose(f"it rejected us: {message.reason}", retry_s=1.0)
             return False
         return True

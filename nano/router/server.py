@@ -15,7 +15,7 @@ import msgspec
 from granian.constants import HTTPModes, Interfaces
 from granian.server.embed import Server
 
-from nano.errors import InvalidInput
+from nano.errors import InvalidInput, SystemFault
 from nano.router.app import WATCH_S, App
 from nano.router.config import RouterConfig
 from nano.router.engine import PING_S
@@ -27,6 +27,8 @@ from nano.wire import EngineInfo
 
 log = logging.getLogger(__name__)
 
+START_S = 5.0
+MAX_CONNECTIONS = 16_384  # beyond, new ones wait
 TEXT_THREADS = 2  # for tokenisers to load and long prompts to be encoded
 
 
@@ -98,22 +100,38 @@ class Router:
             interface=Interfaces.RSGI,
             http=HTTPModes.http1,
             websockets=False,
-            backlog=2048,
+            backlog=4096,
+            backpressure=MAX_CONNECTIONS,
             log_enabled=False,
         )
         serving = asyncio.ensure_future(server.serve())
         stopping = asyncio.ensure_future(self._stop.wait())
         try:
-            await asyncio.sleep(0)  # serve() listens before it first waits
-            if self._listening is not None and not serving.done():
-                self._listening(port)
+            await self._accepts(port)
             log.info("listening on http://%s:%d", self._config.host, port)
+            if self._listening is not None:
+                self._listening(port)
             await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopping.cancel()
             app.draining = True
             server.stop()  # type: ignore[no-untyped-call]
             await self._drain(app, serving)
+
+    async def _accepts(self, port: int) -> None:
+        """granian opens its socket in a thread of its own and tells nobody. Raises SystemFault if it never does."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._config.host, self._config.host)
+        deadline = time.monotonic() + START_S
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(host, port)
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise SystemFault(f"listen on {host}:{port}: not open after {START_S:g} s: {error}") from error
+                await asyncio.sleep(0.005)
+            else:
+                writer.close()
+                return
 
     async def _drain(self, app: App, serving: asyncio.Future[None]) -> None:
         """Running requests have drain_s to end by themselves; then they are ended."""

@@ -13,7 +13,8 @@ from nano.router.errors import ApiError
 from nano.router.generation import Generation
 from nano.router.tools import Call, Parser
 
-HEADERS = [("content-type", "text/event-stream"), ("cache-control", "no-cache")]
+# The last is for nginx, which would hold events back.
+HEADERS = [("content-type", "text/event-stream"), ("cache-control", "no-cache"), ("x-accel-buffering", "no")]
 DONE = b"data: [DONE]\n\n"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -24,10 +25,13 @@ sys.path.append(str(Path(__file__).parents[2] / "bench" / "router"))
 from engine_stub import Script, Stub
 from harness import RouterThread, make_model_dir
 
+import nano
 from nano import wire
 from nano.ctrl import connect
 from nano.ctrl.embedded import EmbeddedRedis
+from nano.router import engine
 from nano.router._text import pack_ids
+from nano.router.generation import Generation
 from nano.tokenizer import Tokenizer
 
 HI = [{"role": "user", "content": "hi"}]
@@ -497,6 +501,20 @@ def test_a_client_that_leaves_aborts_its_request_on_the_engine(system: System, s
     assert time.monotonic() - left < 1.0
     assert sorted(system.stub.aborted) == sorted(request.key for request in system.stub.requests)
     wait_until(lambda: metric(system, "nano_router_running") == 0)
+    assert metric(system, 'nano_router_engine_load{engine="e0"}') == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_nothing_of_a_request_outlives_it(system: System, stream: bool) -> None:
+    system.say("a b c", step_s=0.05)  # long enough to be watched for its client's leaving
+    for _ in range(3):
+        system.http.post("/v1/chat/completions", json={"model": "demo", "messages": HI, "stream": stream})
+
+    def gone() -> bool:
+        gc.collect()
+        return not any(isinstance(thing, Generation) for thing in gc.get_objects())
+
+    wait_until(gone)
 
 
 @contextmanager
@@ -531,6 +549,41 @@ def test_an_engine_killed_mid_stream_ends_it_with_an_error_and_is_used_again_wit
         assert wait_until(system.ready) < 1.0
         answer = system.client.chat.completions.create(model="demo", messages=HI)
         assert answer.choices[0].message.content == TEXT
+
+
+def test_a_frozen_engine_fails_what_it_runs_and_is_used_again_once_it_thaws(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "SILENT_S", 1.5)
+    script = Path(__file__).parents[2] / "bench" / "router" / "engine_stub.py"
+    command = [sys.executable, str(script), "--name", "e0", "--address", "tcp://127.0.0.1:*", "--step_ms", "20"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(nano.__file__).parents[1])}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    router = None
+    try:
+        assert process.stdout is not None
+        info = Stub.describe(process.stdout.readline().strip(), model_path=str(model_dir))
+        router = RouterThread({"e0": info})
+        with httpx.Client(base_url=router.url, timeout=10) as http:
+            wait_until(lambda: http.get("/ready").status_code == 200)
+            body = {"model": "demo", "messages": HI, "stream": True}
+            with http.stream("POST", "/v1/chat/completions", json=body) as response:
+                lines = response.iter_lines()
+                next(lines)
+                process.send_signal(signal.SIGSTOP)
+                frozen = time.monotonic()
+                assert "answered no ping" in [line for line in lines if line][-1]
+                assert time.monotonic() - frozen < 4.0
+            assert http.get("/ready").status_code == 503
+            process.send_signal(signal.SIGCONT)
+            assert wait_until(lambda: http.get("/ready").status_code == 200) < 1.0
+            short = {"model": "demo", "prompt": "x", "max_tokens": 2}
+            assert http.post("/v1/completions", json=short).status_code == 200
+    finally:
+        if router is not None:
+            router.close()
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize(
