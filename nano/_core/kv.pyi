@@ -34,8 +34,8 @@ class BlockPool:
         """The blocks that `match` counts, held once more each."""
     def insert(self, tokens: I32, blocks: I32, salt: int = 0) -> None:
         """Publishes the full, complete blocks of `tokens`; a block whose prefix is already cached stays private.
-        Raises InvalidInput for too few blocks, and for one that is not held or is cached with other tokens (those before
-        it are published)."""
+        Raises InvalidInput for too few blocks, and for one that is not held or is cached with other tokens (those
+        before it are published)."""
     def clear(self) -> None:
         """Forgets every cached prefix."""
     def check(self) -> None:
