@@ -54,11 +54,11 @@ class Scheduler:
     (it holds blocks whose KV another engine writes) -> `activate` -> running. Deterministic: same calls, same batches.
     Not thread-safe: one owner thread.
 
-    Requests are served by (priority, arrival). When a running one needs a block and none is free, the last in that
-    order is preempted: it gives back its blocks, and later recomputes prompt and outputs; no token is emitted twice.
-    The last itself waits. A request ends with "stop" at a stop id (which is its last token), with "length" at
-    max_tokens outputs or at max_model_len tokens in all. An unknown id, or a request in another state than the call
-    needs, raises InvalidInput.
+    Requests are served by (priority, arrival). A queued one is admitted when all of its known tokens have room above
+    the watermark. When a running one needs a block and none is free, the last in that order is preempted: it gives back
+    its blocks, and later recomputes prompt and outputs; no token is emitted twice. The last itself waits. A request
+    ends with "stop" at a stop id (which is its last token), with "length" at max_tokens outputs or at max_model_len
+    tokens in all. An unknown id, or a request in another state than the call needs, raises InvalidInput.
     """
 
     def __init__(

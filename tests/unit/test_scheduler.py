@@ -201,6 +201,19 @@ def test_a_preempted_request_finds_its_own_blocks_again_by_prefix() -> None:
     assert stats["prefix_hit_tokens"] > 0
 
 
+def test_a_preempted_request_is_not_admitted_again_until_all_its_tokens_have_room() -> None:
+    pool = BlockPool(8, 4, prefix_caching=False)
+    scheduler = Scheduler(pool, 8, 4, 64, watermark=0.0)
+    scheduler.add(1, prompt(7), 20)
+    scheduler.add(2, prompt(15, 50), 6)
+    while scheduler.has_work():
+        batch = scheduler.schedule()
+        assert batch is not None
+        assert not set(batch.preempted.tolist()) & set(batch.ids.tolist())
+        scheduler.commit(np.full(batch.num_samples, 3, np.int32))
+    assert scheduler.stats()["preemptions"] == 1
+
+
 def test_lower_priority_is_preempted_though_it_came_first() -> None:
     scheduler = make(num_blocks=5, watermark=0.0)
     scheduler.add(1, prompt(7), 8, priority=1)
