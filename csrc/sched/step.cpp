@@ -60,17 +60,18 @@ void Scheduler::run(Request& request) {
 }
 
 // Gives a request without blocks its cached prefix, and new blocks for up to `budget` tokens after it. False, changing
-// nothing, when that would go below the watermark.
+// nothing, when all of its known tokens have no room above the watermark: a prompt that is begun can be finished.
 bool Scheduler::place(Request& request, std::int32_t budget) {
   if (pool_->num_free() <= watermark_) return false;  // one new block at least is always needed
   PrefixNode node;
   const std::int32_t hits = pool_->match(request.tokens, request.options.salt, hits_.data(), &node);
   const std::int32_t found = hits * pool_->block_size();
   const std::int32_t fresh = blocks_for(found + std::min(request.total() - found, budget)) - hits;
+  const std::int32_t needed = blocks_for(request.total()) - hits;
   const std::span<const std::int32_t> prefix(hits_.data(), static_cast<std::size_t>(hits));
   const auto revived =
       std::count_if(prefix.begin(), prefix.end(), [&](std::int32_t block) { return pool_->refs(block) == 0; });
-  if (pool_->num_free() - revived - fresh < watermark_) return false;
+  if (pool_->num_free() - revived - needed < watermark_) return false;
   // All the memory it will ever need, so that decoding never allocates.
   request.tokens.reserve(static_cast<std::size_t>(request.limit));
   request.blocks.reserve(static_cast<std::size_t>(blocks_for(request.limit)));

@@ -310,11 +310,13 @@ def test_a_killed_decode_engine_frees_the_prefill_engine(tiny: Path) -> None:
 
 def test_a_client_that_stops_pinging_loses_its_requests(tiny: Path) -> None:
     with EngineServer(config(tiny, "hybrid", max_model_len=2048)) as engine:
+        Spy(engine, lambda layer: time.sleep(0.005))  # 2000 tokens would take 40 s
         client = EngineClient(engine.address)
         client.generate(1, tokens(20), wire.Sampling(2000, 1, temperature=1.0, ignore_eos=True))
         wait(lambda: engine.engine.scheduler.stats()["running"] == 1)
         client.close()
         wait(lambda: idle(engine), 15)
+        assert engine.engine.scheduler.stats()["steps"] < 2000
 
 
 def test_an_unreachable_prefill_engine_is_an_error_not_a_wait(tiny: Path) -> None:
