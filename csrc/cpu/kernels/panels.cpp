@@ -40,12 +40,7 @@ template <int kLinesAsked>
 NANO_INLINE void ask(const Prefetch& prefetch, std::int64_t unit) {
   const char* p = prefetch.at + unit * prefetch.step;
 #pragma GCC unroll 4
-  for (int line = 0; line < kLinesAsked; ++line) {
-    if constexpr (kLinesAsked == kUnitLines)
-      __builtin_prefetch(p + line * 64, 0, 3);
-    else
-      __builtin_prefetch(p + line * 64, 0, 2);
-  }
+  for (int line = 0; line < kLinesAsked; ++line) __builtin_prefetch(p + line * 64, 0, 3);
 }
 
 template <int R>
