@@ -168,6 +168,31 @@ NANO_INLINE V sums(V (&v)[kLanes]) {
   return sums_of<kLanes>(v);
 }
 
+// Lanes whose number has `bit` come from b and the others from a, each bit's pairs of lanes swapped within the other.
+template <int bit, bool upper, std::size_t... i>
+NANO_INLINE V exchange(V a, V b, std::index_sequence<i...>) {
+  constexpr auto from = [](int lane) {
+    if constexpr (upper)
+      return lane & bit ? kLanes + lane : lane + bit;
+    else
+      return lane & bit ? kLanes + lane - bit : lane;
+  };
+  return __builtin_shufflevector(a, b, from(i)...);
+}
+
+template <int bit = kLanes / 2>
+NANO_INLINE void transpose(V (&v)[kLanes]) {
+  if constexpr (bit > 0) {
+    for (int i = 0; i < kLanes; ++i) {
+      if (i & bit) continue;
+      const V a = v[i], b = v[i + bit];
+      v[i] = exchange<bit, false>(a, b, std::make_index_sequence<kLanes>());
+      v[i + bit] = exchange<bit, true>(a, b, std::make_index_sequence<kLanes>());
+    }
+    transpose<bit / 2>(v);
+  }
+}
+
 // e^r for |r| <= ln(2) / 2 (relative error 1e-8 before rounding), times 2^n.
 NANO_INLINE V exp_scaled(V r, V shifted) {
   V p = splat(0.00139336537f);

@@ -1,6 +1,7 @@
 #include "cpu/kernels/attention.h"
 
-#include "cpu/simd.h"
+#include "cpu/kernels/attention_dot.h"
+#include "cpu/kernels/attention_work.h"
 
 namespace nano::cpu::NANO_ISA {
 namespace {
@@ -13,21 +14,17 @@ NANO_INLINE std::int64_t padded(std::int64_t n) {
   return (n + kLanes - 1) / kLanes * kLanes;
 }
 
-NANO_INLINE std::int64_t least(std::int64_t a, std::int64_t b) {
-  return a < b ? a : b;
-}
-
-std::int64_t partial_size(const Attention& call) {
-  return 16 + (call.head_dim + 15) / 16 * 16;
-}
-
 std::int64_t scratch_size(const Attention& call) {
-  const std::int64_t row = partial_size(call);
-  return kTaskRows * row    // queries
-         + kTaskRows * row  // running results
-         + 4 * row          // partial results of a group of rows
-         + 4 * kSpan        // their scores
-         + kSpan * 2;       // pointers to the span's keys
+  const std::int64_t row = row_size(call);
+  std::int64_t size = kTaskRows * row    // queries
+                      + kTaskRows * row  // running results
+                      + 4 * row          // partial results of a group of rows
+                      + 4 * kSpan        // their scores
+                      + kSpan * 2;       // pointers to the span's keys
+#if defined(NANO_HAS_DPBF16)
+  if (const std::int64_t dot = dot_scratch_size(call.head_dim); dot > size) size = dot;
+#endif
+  return size;
 }
 
 // One row's softmax over some positions: exp2-weighted values, not yet divided by the sum of the weights.
@@ -145,58 +142,19 @@ void attend(const float* q, std::int64_t row, std::int64_t head_dim, const T* co
   if (d < head_dim) gather<T, R, 1>(scores, k, to_v + d, n, row, values + d, static_cast<int>(head_dim - d));
 }
 
+// Partial results of rows [r, r + count), count 1, 2 or 4, over the span that begins at `begin`; n keys are seen.
 template <class T>
-struct Work {
-  const Attention& call;
-  const AttentionTask& task;
-  std::int64_t group = call.heads / call.kv_heads;
-  std::int64_t row = partial_size(call);
-  std::int64_t first = call.cu_query[task.seq] + task.begin;  // row of q and out
-  // Position of the task's first query token.
-  std::int64_t position =
-      call.context_lens[task.seq] - (call.cu_query[task.seq + 1] - call.cu_query[task.seq]) + task.begin;
-  std::int64_t rows = (task.end - task.begin) * group;
-
-  std::int64_t at(std::int64_t r) const {
-    return ((first + r / group) * call.heads + task.kv_head * group + r % group) * call.head_dim;
+NANO_INLINE void attend_span(const Work<T>& work, std::int64_t r, int count, std::int64_t begin, std::int64_t n,
+                             const T* const* k, const float* q, float* scores, float* partials) {
+  std::int64_t limit[4];
+  for (int i = 0; i < count; ++i) {
+    const std::int64_t left = work.seen(r + i) - begin;
+    limit[i] = left < 0 ? 0 : least(left, n);
   }
-  std::int64_t seen(std::int64_t r) const { return position + r / group + 1; }
-
-  // Queries as fp32, times scale and log2(e), zero beyond head_dim.
-  void queries(float* to) const {
-    const float factor = call.scale * 1.44269504f;
-    for (std::int64_t r = 0; r < rows; ++r, to += row) {
-      const T* from = static_cast<const T*>(call.q) + at(r);
-      std::int64_t d = 0;
-      for (; d + kLanes <= call.head_dim; d += kLanes) store(to + d, load(from + d) * factor);
-      if (d < call.head_dim) store(to + d, load(from + d, static_cast<int>(call.head_dim - d)) * factor);
-    }
-  }
-
-  // Pointers to the keys of positions [begin, begin + n).
-  void keys(std::int64_t begin, std::int64_t n, const T** to) const {
-    const std::int32_t* table = call.block_tables + task.seq * call.table_stride;
-    const T* base = static_cast<const T*>(call.kv) + task.kv_head * call.head_stride;
-    std::int64_t block = begin / call.block_size, offset = begin % call.block_size;
-    for (std::int64_t t = 0; t < n; ++block, offset = 0) {
-      const T* key = base + table[block] * call.block_stride + offset * call.head_dim;
-      const std::int64_t end = least(n, t + call.block_size - offset);
-      for (; t < end; ++t, key += call.head_dim) to[t] = key;
-    }
-  }
-
-  // Partial results of rows [r, r + count), count 1, 2 or 4, over the span that begins at `begin`; n keys are seen.
-  void attend_span(std::int64_t r, int count, std::int64_t begin, std::int64_t n, const T* const* k, const float* q,
-                   float* scores, float* partials) const {
-    std::int64_t limit[4];
-    for (int i = 0; i < count; ++i) {
-      const std::int64_t left = seen(r + i) - begin;
-      limit[i] = left < 0 ? 0 : least(left, n);
-    }
-    const auto attend_rows = count == 4 ? attend<T, 4> : count == 2 ? attend<T, 2> : attend<T, 1>;
-    attend_rows(q + r * row, row, call.head_dim, k, call.kv_stride, limit[count - 1], limit, scores, partials);
-  }
-};
+  const auto attend_rows = count == 4 ? attend<T, 4> : count == 2 ? attend<T, 2> : attend<T, 1>;
+  attend_rows(q + r * work.row, work.row, work.call.head_dim, k, work.call.kv_stride, limit[count - 1], limit, scores,
+              partials);
+}
 
 NANO_INLINE int rows_together(std::int64_t left) {
   return left >= 4 ? 4 : left >= 2 ? 2 : 1;
@@ -205,6 +163,11 @@ NANO_INLINE int rows_together(std::int64_t left) {
 template <class T>
 void whole(const Attention& call, const AttentionTask& task, float* scratch) {
   const Work<T> work{call, task};
+#if defined(NANO_HAS_DPBF16)
+  if constexpr (sizeof(T) == 2) {
+    if (by_dot(call, task)) return attend_by_dot(work, scratch);
+  }
+#endif
   float* q = scratch;
   float* results = q + kTaskRows * work.row;
   float* partials = results + kTaskRows * work.row;
@@ -219,7 +182,7 @@ void whole(const Attention& call, const AttentionTask& task, float* scratch) {
     for (std::int64_t r = 0; r < work.rows;) {
       const int count = rows_together(work.rows - r);
       if (work.seen(r + count - 1) > begin) {
-        work.attend_span(r, count, begin, n, k, q, scores, partials);
+        attend_span(work, r, count, begin, n, k, q, scores, partials);
         for (int i = 0; i < count; ++i)
           if (work.seen(r + i) > begin) merge({results + (r + i) * work.row}, {partials + i * work.row}, call.head_dim);
       }
@@ -242,7 +205,7 @@ void span(const Attention& call, const AttentionTask& task, float* scratch, floa
   work.keys(begin, n, k);
   for (std::int64_t r = 0; r < work.rows;) {
     const int count = rows_together(work.rows - r);
-    work.attend_span(r, count, begin, n, k, q, scores, partials + r * work.row);
+    attend_span(work, r, count, begin, n, k, q, scores, partials + r * work.row);
     r += count;
   }
 }
@@ -262,7 +225,7 @@ void merge_spans(const Attention& call, const AttentionTask& task, std::int64_t 
 }  // namespace
 
 const AttentionKernels attention_kernels = {scratch_size,
-                                            partial_size,
+                                            row_size,
                                             {whole<float>, whole<bf16>},
                                             {span<float>, span<bf16>},
                                             {merge_spans<float>, merge_spans<bf16>}};

@@ -40,12 +40,7 @@ template <int kLinesAsked>
 NANO_INLINE void ask(const Prefetch& prefetch, std::int64_t unit) {
   const char* p = prefetch.at + unit * prefetch.step;
 #pragma GCC unroll 4
-  for (int line = 0; line < kLinesAsked; ++line) {
-    if constexpr (kLinesAsked == kUnitLines)
-      __builtin_prefetch(p + line * 64, 0, 3);
-    else
-      __builtin_prefetch(p + line * 64, 0, 2);
-  }
+  for (int line = 0; line < kLinesAsked; ++line) __builtin_prefetch(p + line * 64, 0, 3);
 }
 
 template <int R>
@@ -65,7 +60,7 @@ struct F32 {
   using Row = float;
   static constexpr std::int64_t kPerUnit = 1;
 
-  template <int R, int kLinesAsked>
+  template <int kLinesAsked, int R>
   NANO_INLINE void sum(V (&sums)[R][kVectors], const float* const (&x)[R], const char* weights, std::int64_t units,
                        std::int64_t, const Prefetch& prefetch) {
     const float* w = reinterpret_cast<const float*>(weights);
@@ -104,7 +99,7 @@ struct Bf16 {
     }
   }
 
-  template <int R, int kLinesAsked>
+  template <int kLinesAsked, int R>
   NANO_INLINE void sum(V (&sums)[R][kVectors], const bf16* const (&x)[R], const char* w, std::int64_t units,
                        std::int64_t k, const Prefetch& prefetch) {
     const std::int64_t whole = k / 2 < units ? k / 2 : units;
@@ -125,21 +120,25 @@ struct Bf16 {
 
 #else
 
+NANO_INLINE VU load_words(const char* p) {
+  VU words;
+  std::memcpy(&words, p, sizeof words);
+  return words;
+}
+
 // fp32 rows padded to an even k, bf16 weights: a unit is two k, the even ones first.
 struct Bf16 {
   using Row = float;
   static constexpr std::int64_t kPerUnit = 2;
 
-  template <int R, int kLinesAsked>
+  template <int kLinesAsked, int R>
   NANO_INLINE void sum(V (&sums)[R][kVectors], const float* const (&x)[R], const char* w, std::int64_t units,
                        std::int64_t, const Prefetch& prefetch) {
     for (std::int64_t u = 0; u < units; ++u, w += kUnitBytes) {
       ask<kLinesAsked>(prefetch, u);
-      VU raw[kVectors];
       V b[kVectors];
-      std::memcpy(raw, w, sizeof raw);
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) b[v] = (V)(raw[v] << 16);
+      for (int v = 0; v < kVectors; ++v) b[v] = (V)(load_words(w + v * sizeof(V)) << 16);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const V a = splat(x[r][2 * u]);
@@ -147,7 +146,7 @@ struct Bf16 {
         for (int v = 0; v < kVectors; ++v) sums[r][v] += a * b[v];
       }
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) b[v] = (V)(raw[v] & 0xffff0000u);
+      for (int v = 0; v < kVectors; ++v) b[v] = (V)(load_words(w + v * sizeof(V)) & 0xffff0000u);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const V a = splat(x[r][2 * u + 1]);
@@ -172,11 +171,10 @@ void block(const PanelProduct& p, std::int64_t row, std::int64_t unit, std::int6
   float* y = p.y + row * p.y_stride;
   if (add)
     for (int r = 0; r < R; ++r)
-      for (int byte = 0; byte < kUnitBytes; byte += 64)
-        __builtin_prefetch(reinterpret_cast<const char*>(y + r * p.y_stride) + byte, 1, 3);
+      for (int i = 0; i < kWidth; i += 16) __builtin_prefetch(y + r * p.y_stride + i, 1, 3);
 
   V sums[R][kVectors] = {};
-  W::template sum<R, kLinesAsked>(sums, rows, weights, units, p.k - unit * W::kPerUnit, prefetch);
+  W::template sum<kLinesAsked>(sums, rows, weights, units, p.k - unit * W::kPerUnit, prefetch);
   if (p.width == kWidth) {
     finish(sums, y, p.y_stride, add);
     return;
@@ -189,51 +187,66 @@ void block(const PanelProduct& p, std::int64_t row, std::int64_t unit, std::int6
   for (int r = 0; r < R; ++r) std::memcpy(y + r * p.y_stride, edge + r * kWidth, bytes);
 }
 
-template <class W, int kLinesAsked>
-void blocks(const PanelProduct& p, std::int64_t rows, std::int64_t row, std::int64_t unit, std::int64_t units,
-            const Prefetch& prefetch, bool add) {
-  switch (rows) {
-    case 1:
-      return block<W, 1, kLinesAsked>(p, row, unit, units, prefetch, add);
-    case 2:
-      return block<W, 2, kLinesAsked>(p, row, unit, units, prefetch, add);
-    case 3:
-      return block<W, 3, kLinesAsked>(p, row, unit, units, prefetch, add);
-    case 4:
-      return block<W, 4, kLinesAsked>(p, row, unit, units, prefetch, add);
-    case 5:
-      return block<W, 5, kLinesAsked>(p, row, unit, units, prefetch, add);
-    default:
-      return block<W, 6, kLinesAsked>(p, row, unit, units, prefetch, add);
+// Calls f with the constant equal to `rows`, in [least, most].
+template <int least, int most, class F>
+NANO_INLINE void with_rows(std::int64_t rows, const F& f) {
+  if constexpr (least == most) {
+    f.template operator()<least>();
+  } else {
+    if (rows == least)
+      f.template operator()<least>();
+    else
+      with_rows<least + 1, most>(rows, f);
+  }
+}
+
+// So few rows that memory is the limit: requests for the next block would come faster than they are answered, and be
+// dropped. The first tile asks for its weights a little ahead of their use; the second, which finds them in the
+// first-level cache, asks for the next block's first half meanwhile.
+constexpr std::int64_t kFew = 10;
+template <class W>
+void few(const PanelProduct& p, std::int64_t row, std::int64_t rows, std::int64_t unit, std::int64_t units, bool add) {
+  const char* ahead = static_cast<const char*>(p.panel) + unit * kUnitBytes + kAhead;
+  const std::int64_t first = rows <= kRows ? rows : (rows + 1) / 2;
+  with_rows<1, kRows>(first, [&]<int R>() { block<W, R, kUnitLines>(p, row, unit, units, {ahead, kUnitBytes}, add); });
+  if (first == rows) return;
+  with_rows<1, kRows>(rows - first, [&]<int R>() {
+    block<W, R, (kUnitLines + 1) / 2>(p, row + first, unit, units, {ahead + kBlockBytes, kUnitBytes / 2}, add);
+  });
+}
+
+// More rows, in tiles that find the block in the first-level cache: together they ask for the next block, which lies
+// behind this one, whichever panel it is part of.
+template <class W>
+void many(const PanelProduct& p, std::int64_t row, std::int64_t rows, std::int64_t unit, std::int64_t units, bool add) {
+  const char* next = static_cast<const char*>(p.panel) + unit * kUnitBytes + kBlockBytes;
+  const std::int64_t tiles = (rows + kRows - 1) / kRows;
+  for (std::int64_t tile = 0; tile < tiles; ++tile) {
+    const std::int64_t part = (rows + tiles - tile - 1) / (tiles - tile);
+    const Prefetch prefetch = {next + kBlockBytes * tile / tiles, kUnitBytes / tiles};
+    with_rows<1, kRows>(part, [&]<int R>() {
+      if (tiles < kUnitLines)
+        block<W, R, (kUnitLines + 1) / 2>(p, row, unit, units, prefetch, add);
+      else
+        block<W, R, 1>(p, row, unit, units, prefetch, add);
+    });
+    row += part;
+    rows -= part;
   }
 }
 
 template <class W>
 void product(const PanelProduct& p) {
   const std::int64_t all = (p.k + W::kPerUnit - 1) / W::kPerUnit;
-  for (std::int64_t first = 0; first < p.m; first += kPassRows) {
-    const std::int64_t last = first + kPassRows < p.m ? first + kPassRows : p.m;
-    const std::int64_t tiles = (last - first + kRows - 1) / kRows;
+  for (std::int64_t row = 0; row < p.m; row += kPassRows) {
+    const std::int64_t rows = row + kPassRows < p.m ? kPassRows : p.m - row;
     for (std::int64_t unit = 0; unit < all; unit += kBlock) {
       const std::int64_t units = unit + kBlock < all ? kBlock : all - unit;
       const bool add = p.accumulate || unit > 0;
-      const char* weights = static_cast<const char*>(p.panel) + unit * kUnitBytes;
-      std::int64_t row = first;
-      for (std::int64_t tile = 0; tile < tiles; ++tile) {
-        const std::int64_t rows = (last - row + tiles - tile - 1) / (tiles - tile);
-        // Rows that pass by once ask for the weights they are about to use. More of them share the asking for the next
-        // block, which lies behind this one, whichever panel it is part of.
-        if (tiles == 1) {
-          blocks<W, kUnitLines>(p, rows, row, unit, units, {weights + kAhead, kUnitBytes}, add);
-        } else {
-          const Prefetch next = {weights + kBlockBytes + kBlockBytes * tile / tiles, kUnitBytes / tiles};
-          if (tiles < kUnitLines)
-            blocks<W, (kUnitLines + 1) / 2>(p, rows, row, unit, units, next, add);
-          else
-            blocks<W, 1>(p, rows, row, unit, units, next, add);
-        }
-        row += rows;
-      }
+      if (rows <= kFew)
+        few<W>(p, row, rows, unit, units, add);
+      else
+        many<W>(p, row, rows, unit, units, add);
     }
   }
 }
