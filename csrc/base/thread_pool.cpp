@@ -51,15 +51,15 @@ ThreadPool::~ThreadPool() {
 
 void ThreadPool::stop() {
   stop_ = true;
-  publish();
+  open();
   for (auto& thread : team_) thread.join();
   add(Counter::kThreads, -static_cast<std::int64_t>(team_.size()));
 }
 
-void ThreadPool::publish() {
-  // Sequentially consistent against the sleepers' announcement in work(): either the announcement is seen here, or the
+void ThreadPool::open() {
+  // Sequentially consistent against the sleepers' announcement in await(): either the announcement is seen here, or the
   // new generation there. Taking the mutex waits until an announced sleeper really waits.
-  generation_.fetch_add(1);
+  gate_.store((gate_.load(std::memory_order_relaxed) / kGeneration + 1) * kGeneration);
   if (sleepers_.load() > 0) {
     {
       std::lock_guard lock(mutex_);
@@ -71,36 +71,45 @@ void ThreadPool::publish() {
 void ThreadPool::dispatch(Call call, const void* context) {
   call_ = call;
   context_ = context;
-  pending_.store(threads_ - 1, std::memory_order_relaxed);
-  publish();
+  left_.store(0, std::memory_order_relaxed);
+  open();
   call(context, 0);
-  // Workers finish within one job's length of each other; yield now and then for machines with fewer cores.
-  for (int spins = 1; pending_.load(std::memory_order_acquire) > 0; ++spins) {
+  // All the work has been taken. Those who are at it finish within a chunk's time of now; the others stay outside.
+  const std::uint64_t entered = gate_.fetch_or(kClosed, std::memory_order_relaxed) & kEntered;
+  for (int spins = 1; left_.load(std::memory_order_acquire) < entered; ++spins) {
     relax();
     if (spins % 1024 == 0) std::this_thread::yield();
   }
 }
 
-void ThreadPool::await(std::uint64_t seen) {
+std::uint64_t ThreadPool::await(std::uint64_t seen) {
+  const auto passed = [&](std::uint64_t gate) { return gate / kGeneration != seen / kGeneration; };
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::microseconds(spin_us_);
-  for (int spins = 1; generation_.load(std::memory_order_acquire) == seen; ++spins) {
+  for (int spins = 1;; ++spins) {
+    const std::uint64_t gate = gate_.load(std::memory_order_acquire);
+    if (passed(gate)) return gate;
     relax();
     if (spins % 64 != 0 || std::chrono::steady_clock::now() < deadline) continue;
     std::unique_lock lock(mutex_);
     sleepers_.fetch_add(1);
-    wake_.wait(lock, [&] { return generation_.load() != seen; });
+    wake_.wait(lock, [&] { return passed(gate_.load()); });
     sleepers_.fetch_sub(1);
-    return;
   }
 }
 
+bool ThreadPool::enter(std::uint64_t gate) {
+  for (std::uint64_t now = gate; now / kGeneration == gate / kGeneration && !(now & kClosed);)
+    if (gate_.compare_exchange_weak(now, now + 1, std::memory_order_acquire)) return true;
+  return false;
+}
+
 void ThreadPool::work(int worker) {
-  // The next generation comes only after every worker has done its part of this one, so none is missed.
-  for (std::uint64_t seen = 0;; ++seen) {
-    await(seen);
+  for (std::uint64_t gate = 0;;) {
+    gate = await(gate);
+    if (!enter(gate)) continue;
     if (stop_) return;
     call_(context_, worker);
-    pending_.fetch_sub(1, std::memory_order_release);
+    left_.fetch_add(1, std::memory_order_release);
   }
 }
 

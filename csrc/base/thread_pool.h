@@ -15,6 +15,9 @@ namespace nano {
 
 // The caller is worker 0; `threads - 1` threads are started. Callers on several threads take turns; a body must not
 // call the pool it runs on, and must not throw.
+//
+// Work goes to whoever is running: a worker whom the kernel does not schedule in time is not waited for, the others do
+// its part. So engines that share cores slow each other down, but never stall each other.
 class ThreadPool {
  public:
   // spin_us: how long an idle worker polls for the next job before it sleeps (bounds the CPU cost of idling).
@@ -25,59 +28,29 @@ class ThreadPool {
 
   int threads() const { return threads_; }
 
-  // Calls body(worker) once for each worker in [0, threads()), and returns when all have.
+  // Calls body(part) once for each part in [0, threads()), and returns when all have returned.
   template <class Body>
   void run(Body&& body) {
-    if (threads_ == 1) {
-      body(0);
-      return;
-    }
-    std::lock_guard turn(turn_);
-    dispatch(body);
+    share(threads_, [&](std::int64_t part, int) { body(static_cast<int>(part)); });
   }
 
-  // Splits [0, n) into one even range a worker, each a multiple of `grain`: body(begin, end, worker).
+  // Splits [0, n) into threads() even ranges, each a multiple of `grain`: body(begin, end, worker). No two calls that
+  // run at once have the same worker.
   template <class Body>
   void split(std::int64_t n, std::int64_t grain, Body&& body) {
     const std::int64_t chunks = (n + grain - 1) / grain;
-    const std::int64_t workers = threads();
-    if (workers == 1 || chunks <= 1) {
-      if (n > 0) body(std::int64_t{0}, n, 0);
-      return;
-    }
-    run([&](int worker) {
-      const std::int64_t begin = chunks * worker / workers * grain;
-      const std::int64_t end = std::min(n, chunks * (worker + 1) / workers * grain);
-      if (begin < end) body(begin, end, worker);
+    const std::int64_t parts = std::min<std::int64_t>(threads_, chunks);
+    share(parts, [&](std::int64_t part, int worker) {
+      body(chunks * part / parts * grain, std::min(n, chunks * (part + 1) / parts * grain), worker);
     });
   }
 
-  // Covers [0, n) in ranges of at most `grain`: body(begin, end, worker). Each worker begins with the even share that
-  // it has in every call of the same n and grain (so that its caches stay useful), then helps those that are behind.
+  // Covers [0, n) in ranges of `grain`: body(begin, end, worker), as in split. Each worker begins with the even share
+  // that it has in every call of the same n and grain (so that its caches stay useful), then helps those behind.
   template <class Body>
   void each(std::int64_t n, std::int64_t grain, Body&& body) {
-    const std::int64_t chunks = (n + grain - 1) / grain;
-    const std::int64_t workers = threads();
-    if (workers == 1 || chunks <= 1) {
-      if (n > 0) body(std::int64_t{0}, n, 0);
-      return;
-    }
-    std::lock_guard turn(turn_);
-    for (std::int64_t w = 0; w < workers; ++w) {
-      shares_[static_cast<std::size_t>(w)].next.store(chunks * w / workers, std::memory_order_relaxed);
-      shares_[static_cast<std::size_t>(w)].end = chunks * (w + 1) / workers;
-    }
-    const auto work = [&](int worker) {
-      for (int i = 0; i < threads_; ++i) {
-        Share& share = shares_[static_cast<std::size_t>((worker + i) % threads_)];
-        while (share.next.load(std::memory_order_relaxed) < share.end) {
-          const std::int64_t chunk = share.next.fetch_add(1, std::memory_order_relaxed);
-          if (chunk >= share.end) break;
-          body(chunk * grain, std::min(n, (chunk + 1) * grain), worker);
-        }
-      }
-    };
-    dispatch(work);
+    share((n + grain - 1) / grain,
+          [&](std::int64_t chunk, int worker) { body(chunk * grain, std::min(n, (chunk + 1) * grain), worker); });
   }
 
  private:
@@ -89,25 +62,52 @@ class ThreadPool {
     std::int64_t end;
   };
 
+  // body(chunk, worker) once for each chunk in [0, chunks).
   template <class Body>
-  void dispatch(const Body& body) {
-    dispatch([](const void* context, int worker) { (*static_cast<const Body*>(context))(worker); }, &body);
+  void share(std::int64_t chunks, const Body& body) {
+    if (threads_ == 1 || chunks <= 1) {
+      for (std::int64_t chunk = 0; chunk < chunks; ++chunk) body(chunk, 0);
+      return;
+    }
+    std::lock_guard turn(turn_);
+    for (std::int64_t worker = 0; worker < threads_; ++worker) {
+      Share& share = shares_[static_cast<std::size_t>(worker)];
+      share.next.store(chunks * worker / threads_, std::memory_order_relaxed);
+      share.end = chunks * (worker + 1) / threads_;
+    }
+    const auto work = [&](int worker) {
+      for (int i = 0; i < threads_; ++i) {
+        Share& share = shares_[static_cast<std::size_t>((worker + i) % threads_)];
+        while (share.next.load(std::memory_order_relaxed) < share.end) {
+          const std::int64_t chunk = share.next.fetch_add(1, std::memory_order_relaxed);
+          if (chunk >= share.end) break;
+          body(chunk, worker);
+        }
+      }
+    };
+    dispatch([](const void* context, int worker) { (*static_cast<const decltype(work)*>(context))(worker); }, &work);
   }
+
   void dispatch(Call call, const void* context);
-  // Starts the next generation and wakes those who sleep.
-  void publish();
+  // Opens the next generation's gate and wakes those who sleep.
+  void open();
   void stop();
   void work(int worker);
-  // Returns once the generation is no longer `seen`.
-  void await(std::uint64_t seen);
+  // The gate, once its generation is no longer `seen`.
+  std::uint64_t await(std::uint64_t seen);
+  // Whether this worker got in before the gate closed.
+  bool enter(std::uint64_t gate);
 
-  // Written by a caller, polled by every worker. A generation is one job; `call_` and `context_` belong to it.
-  alignas(kLine) std::atomic<std::uint64_t> generation_{0};
+  // The gate: generation (one a job), whether it is closed, and how many workers have entered. A job's call, context
+  // and shares belong to those inside.
+  static constexpr std::uint64_t kGeneration = 1 << 16;
+  static constexpr std::uint64_t kClosed = 1 << 15;
+  static constexpr std::uint64_t kEntered = kClosed - 1;
+  alignas(kLine) std::atomic<std::uint64_t> gate_{kClosed};
   Call call_ = nullptr;
   const void* context_ = nullptr;
   bool stop_ = false;
-  // Written by every worker when its part is done.
-  alignas(kLine) std::atomic<int> pending_{0};
+  alignas(kLine) std::atomic<std::uint64_t> left_{0};  // of those who entered
 
   alignas(kLine) std::atomic<int> sleepers_{0};
   const int threads_;

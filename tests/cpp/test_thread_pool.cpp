@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 
+#include <atomic>
 #include <chrono>
 #include <numeric>
 #include <thread>
@@ -19,12 +20,12 @@ std::int64_t live_threads() {
 
 }  // namespace
 
-TEST_CASE("every worker runs once in every job, whether the team spins or sleeps") {
+TEST_CASE("every part runs once in every job, whether the team spins or sleeps") {
   for (int spin_us : {0, 5, 1000}) {
     ThreadPool pool(4, spin_us);
     std::vector<std::int64_t> calls(4 * 16);  // a line apart: no atomics, so that a race is a race
     for (int job = 0; job < 600; ++job) {
-      pool.run([&](int worker) { ++calls[static_cast<std::size_t>(worker) * 16]; });
+      pool.run([&](int part) { ++calls[static_cast<std::size_t>(part) * 16]; });
       // Pauses around spin_us, so that jobs meet workers who spin, who fall asleep and who sleep.
       if (job % 8 == 0) {
         const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(job / 8 % 20);
@@ -32,8 +33,20 @@ TEST_CASE("every worker runs once in every job, whether the team spins or sleeps
         }
       }
     }
-    for (std::size_t worker = 0; worker < 4; ++worker) CHECK(calls[worker * 16] == 600);
+    for (std::size_t part = 0; part < 4; ++part) CHECK(calls[part * 16] == 600);
   }
+}
+
+TEST_CASE("calls that run at once have workers of their own") {
+  ThreadPool pool(3, 20);
+  std::vector<std::atomic<int>> busy(3);
+  std::atomic<int> clashes{0};
+  for (int job = 0; job < 300; ++job)
+    pool.each(30, 1, [&](std::int64_t, std::int64_t, int worker) {
+      if (busy[static_cast<std::size_t>(worker)].fetch_add(1) != 0) clashes.fetch_add(1);
+      busy[static_cast<std::size_t>(worker)].fetch_sub(1);
+    });
+  CHECK(clashes.load() == 0);
 }
 
 TEST_CASE("split and each cover the range exactly once, in ranges of the grain") {
@@ -89,8 +102,8 @@ TEST_CASE("callers on several threads take turns") {
   for (int caller = 0; caller < 3; ++caller)
     callers.emplace_back([&] {
       for (int job = 0; job < 500; ++job)
-        pool.run([&](int worker) {
-          if (worker == 1) ++sum;
+        pool.run([&](int part) {
+          if (part == 1) ++sum;
         });
     });
   for (auto& caller : callers) caller.join();
