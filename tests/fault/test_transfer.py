@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nano._core import counters
 from nano.errors import DeadlineExceeded, NanoError, PeerLost, Refused
 from nano.transfer import Endpoint, Event
 
@@ -360,10 +361,6 @@ def test_a_frozen_acceptor_makes_connect_time_out() -> None:
         sink.signal(signal.SIGCONT)
 
 
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
 @transports
 def test_two_hundred_connections_leave_no_descriptor_and_no_name(transport: str) -> None:
     shm_names = set(os.listdir("/dev/shm"))
@@ -377,14 +374,18 @@ def test_two_hundred_connections_leave_no_descriptor_and_no_name(transport: str)
             peer.close()
             wait_event(sink, "lost", 5)
 
+        def settled() -> int:
+            """Open descriptors once both sides have let go of their connections."""
+            deadline = time.monotonic() + 5
+            while counters()["peers"] and time.monotonic() < deadline:
+                time.sleep(0.001)
+            return len(os.listdir("/proc/self/fd"))
+
         cycle()
-        before = descriptors()
+        before = settled()
         for _ in range(200):
             cycle()
-        deadline = time.monotonic() + 5
-        while descriptors() > before and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert descriptors() == before
+        assert settled() == before
         assert target.array[0] == 1
     assert set(os.listdir("/dev/shm")) <= shm_names
 
