@@ -79,6 +79,9 @@ void Worker::stop() {
   }
   core_->waker.kick();
   if (thread_.joinable()) thread_.join();
+  tcp_.reset();
+  local_.reset();
+  epoll_.reset();
   for (const auto& connection : connections()) {
     connection->sever(Code::kClosed, "the endpoint was closed", true);
     connection->retire();
