@@ -22,7 +22,7 @@ class Tokenizer:
 
     id_to_bytes: the bytes that each id adds to a text, b"" for special tokens; indexed by id.
     special_tokens: name (eos_token, …) -> text. special_ids: the ids that have no text.
-    bos_token_id, eos_token_id, pad_token_id: None where the model has none.
+    bos_token_id, eos_token_id, pad_token_id: None where the model has none. backend: the library's own tokenizer.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Tokenizer:
     ) -> None:
         backend.no_padding()
         backend.no_truncation()
-        self._backend = backend
+        self.backend = backend
         self.special_tokens = dict(special_tokens or {})
         self._templates = {
             name: ChatTemplate(source, self.special_tokens) for name, source in (chat_templates or {}).items()
@@ -84,17 +84,17 @@ class Tokenizer:
         return bool(self._templates)
 
     def token_to_id(self, token: str) -> int | None:
-        found: int | None = self._backend.token_to_id(token)
+        found: int | None = self.backend.token_to_id(token)
         return found
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """add_special_tokens: what the model puts around a plain text (BOS); a rendered chat has its own."""
-        ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
     def encode_unlocked(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """`encode` for long texts: other Python threads run meanwhile."""
-        batch = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        batch = self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
         ids: list[int] = batch[0].ids
         return ids
 
@@ -126,6 +126,11 @@ class Tokenizer:
         """The prompt's ids."""
         text = self.render_chat(messages, tools, add_generation_prompt)
         return self.encode(text, add_special_tokens=False)
+
+    @staticmethod
+    def byte_symbol(byte: int) -> str:
+        """The character that stands for a byte in a byte-level vocabulary."""
+        return _SYMBOLS[byte]
 
     def _special_id(self, name: str) -> int | None:
         token = self.special_tokens.get(name)
@@ -218,6 +223,7 @@ def _byte_level_alphabet() -> dict[str, int]:
 
 
 _ALPHABET = _byte_level_alphabet()
+_SYMBOLS = {byte: symbol for symbol, byte in _ALPHABET.items()}
 
 
 def _byte_level(token: str) -> bytes:

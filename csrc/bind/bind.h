@@ -5,7 +5,11 @@
 
 namespace nano {
 
+class Error;
 namespace py = pybind11;
+
+// The exception object that raising `error` would give.
+py::object exception_of(const Error& error);
 
 void bind_errors(py::module_ m);
 void bind_counters(py::module_ m);

@@ -29,6 +29,10 @@ const char* class_name(Code code) {
 
 }  // namespace
 
+py::object exception_of(const Error& error) {
+  return py::module_::import("nano.errors").attr(class_name(error.code()))(error.what());
+}
+
 void bind_errors(py::module_) {
   py::register_local_exception_translator([](std::exception_ptr pointer) {
     try {

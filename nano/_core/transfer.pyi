@@ -1,1 +1,198 @@
-# Written with csrc/bind/transfer.cpp.
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import Buffer
+
+from nano.errors import NanoError
+
+# One-dimensional integers; an int64 array is taken as it is.
+_Offsets = npt.NDArray[np.integer[Any]] | Sequence[int]
+
+class Transfer:
+    """The future of one operation. It always ends: by success, by an error, or by its own deadline."""
+
+    def done(self) -> bool: ...
+    def wait(self, timeout: float | None = None) -> None:
+        """Waits until it has ended, at most `timeout` seconds, and raises its error if it has one.
+
+        Raises DeadlineExceeded when `timeout` passes first; the operation then goes on.
+        """
+
+    @property
+    def error(self) -> NanoError | None:
+        """What it ended with; None while it runs and after success."""
+
+    def add_done_callback(self, fn: Callable[[Transfer], object]) -> None:
+        """Calls fn(self) at once when it has ended, else in the thread that ends it. fn must not close the endpoint."""
+
+class Region:
+    """A named run of bytes that peers may address. Closed with its last reference, its arrays included."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def address(self) -> int: ...
+    @property
+    def array(self) -> npt.NDArray[np.uint8]:
+        """uint8 [nbytes], the bytes themselves; keeps the region open."""
+
+    def close(self) -> None:
+        """After it returns nothing writes to or reads from the bytes for a peer. Idempotent."""
+
+    def __enter__(self) -> Region: ...
+    def __exit__(self, *args: object) -> None: ...
+
+class Peer:
+    """One connection to another endpoint. It lives until either side closes it or is gone."""
+
+    @property
+    def id(self) -> int:
+        """Unique within the endpoint, never reused."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def transport(self) -> Literal["shm", "tcp"]: ...
+    @property
+    def closed(self) -> bool: ...
+    def write(
+        self,
+        region: Region,
+        remote: str,
+        src: _Offsets,
+        dst: _Offsets,
+        length: int,
+        tag: int = 0,
+        pieces: _Offsets | None = None,
+        timeout: float = 30.0,
+    ) -> Transfer:
+        """Copies blocks of `region` into the peer's region named `remote`.
+
+        src, dst: [n] byte offsets in each; length: bytes of each block; timeout: seconds until the operation fails.
+        With a tag, block i is piece pieces[i] (default: i) of what the peer expects; the peer refuses a piece at any
+        place but the expected one, and a piece that is there already is not written again.
+        The Transfer ends with Refused (naming the refused position), DeadlineExceeded, PeerLost or Closed.
+        Raises InvalidInput for offsets outside `region`, Closed or PeerLost when the connection is over.
+        """
+
+    def read(
+        self, region: Region, remote: str, dst: _Offsets, src: _Offsets, length: int, timeout: float = 30.0
+    ) -> Transfer:
+        """Copies blocks of the peer's region named `remote` into `region`. Arguments and errors are those of write."""
+
+    def send(self, data: bytes) -> None:
+        """Sends a message of at most 1 MiB; it arrives as an Event of kind "message", in order among messages."""
+
+    def cancel(self, tag: int) -> None:
+        """Ends this side's writes of the tag with Closed. After it returns their sources are not read any more;
+        a peer that does not let go of them within two seconds is lost."""
+
+    def close(self) -> None:
+        """Ends the connection; pending operations fail with Closed. Idempotent."""
+
+    def __enter__(self) -> Peer: ...
+    def __exit__(self, *args: object) -> None: ...
+
+class Event:
+    """kind "complete": the last piece of `tag` came. "joined": `peer` connected. "message": `data` from `peer`.
+    "lost": `peer` is gone, `reason` says how."""
+
+    @property
+    def kind(self) -> Literal["complete", "lost", "joined", "message"]: ...
+    @property
+    def peer(self) -> Peer | None: ...
+    @property
+    def tag(self) -> int: ...
+    @property
+    def data(self) -> bytes: ...
+    @property
+    def reason(self) -> str: ...
+
+class Endpoint:
+    """What a process opens to move memory to and from others: one thread, one port.
+
+    name: what peers see. host, port: where TCP listens; 0 takes a free port. transports: those offered and used.
+    secret: shared by all endpoints of a cluster; a host other than loopback needs it, or insecure=True.
+    advertise: the host in the descriptor, when it is not `host`. spin: seconds that the thread polls after activity
+    before it sleeps. heartbeat, silence: seconds between signs of life, and after how long without one a peer is lost.
+    Raises Refused, InvalidInput, SystemFault.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        transports: Sequence[str] = ("shm", "tcp"),
+        secret: bytes | None = None,
+        insecure: bool = False,
+        *,
+        advertise: str | None = None,
+        spin: float = 50e-6,
+        heartbeat: float = 1.0,
+        silence: float = 10.0,
+    ) -> None: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def closed(self) -> bool: ...
+    def descriptor(self) -> bytes:
+        """How to reach this endpoint; for connect() of any other."""
+
+    def allocate(self, nbytes: int, name: str) -> Region:
+        """Zeroed memory that processes of this host can map: the fast path for both sides. Raises OutOfMemory."""
+
+    def register(self, buffer: Buffer | tuple[int, int], name: str) -> Region:
+        """Makes a contiguous buffer, or (address, nbytes), addressable; a read-only one can only be read.
+
+        The buffer is kept alive; memory given by its address must outlive the region.
+        """
+
+    def connect(self, descriptor: bytes, timeout: float = 5.0, transports: Sequence[str] | None = None) -> Peer:
+        """Connects to another endpoint, by shm when both are on one host. timeout in seconds.
+
+        Raises Refused (secret, version, no transport in common), PeerLost, DeadlineExceeded.
+        """
+
+    def expect(self, tag: int, region: Region, offsets: _Offsets, length: int) -> None:
+        """Lets piece i of `tag` (not 0) land at region[offsets[i] : offsets[i] + length], once, and nowhere else."""
+
+    def missing(self, tag: int) -> npt.NDArray[np.int32]:
+        """The pieces that have not landed. Raises Closed when the tag is not expected."""
+
+    def landed(self, tag: int) -> npt.NDArray[np.int64]:
+        """[pieces] when each landed, as time.monotonic_ns(); 0: not yet. Raises Closed when the tag is not expected."""
+
+    def forget(self, tag: int) -> None:
+        """After it returns nothing writes to the tag's blocks any more. Unknown tags are ignored."""
+
+    def poll(self) -> list[Event]:
+        """What happened since the last call, in order. Refused strangers and losses go to the log "nano.transfer"."""
+
+    def fileno(self) -> int:
+        """A descriptor that is readable while poll() has something to return."""
+
+    def close(self) -> None:
+        """Ends all connections, regions and tags, and the thread. Idempotent."""
+
+    def __enter__(self) -> Endpoint: ...
+    def __exit__(self, *args: object) -> None: ...
+
+def streaming_copy_name() -> str:
+    """The instruction set of the non-temporal copy on this CPU."""
+
+def copy_limit(
+    dst: Buffer,
+    src: Buffer,
+    dst_offsets: npt.NDArray[np.int64],
+    src_offsets: npt.NDArray[np.int64],
+    length: int,
+    streaming: bool,
+) -> None:
+    """Copies blocks in the calling thread and does nothing else: what a benchmark compares shm with."""

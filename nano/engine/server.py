@@ -224,5 +224,5 @@ class EngineServer:
         for event in endpoint.poll():
             if event.kind == "complete":
                 self._decode.on_complete(event.tag)
-            elif event.kind == "lost" and self._prefill is not None:
-                self._prefill.on_peer_lost(event.peer_id, event.reason)
+            elif event.kind == "lost" and event.peer is not None and self._prefill is not None:
+                self._prefill.on_peer_lost(event.peer.id, event.reason)

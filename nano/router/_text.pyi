@@ -1,6 +1,6 @@
 """The router's byte loop (csrc/text): engine rows in, text or server-sent events out."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 class Vocabulary:
@@ -77,3 +77,12 @@ def frame(prefix: bytes, text: str, suffix: bytes) -> bytes:
 
 def pack_ids(ids: list[int], vocab_size: int) -> bytes:
     """Little-endian int32. Raises ValueError for an id outside 0 to vocab_size - 1."""
+
+class Words:
+    """ASCII text to packed ids, word by word: the split of Qwen's (digits=1) and Llama 3's (digits=3) tokenizers.
+
+    tokenize: gives the packed ids of a word that is not known; up to `most` words are known at a time.
+    """
+
+    def __init__(self, tokenize: Callable[[bytes], bytes], digits: int, most: int) -> None: ...
+    def encode(self, text: bytes) -> bytes: ...

@@ -50,9 +50,13 @@ def pair(path: Path, **options: object) -> Iterator[tuple[EngineServer, EngineSe
 
 
 def collect(
-    client: EngineClient, until: Callable[[dict[int, list[Row]]], bool], seconds: float = 30
+    client: EngineClient,
+    until: Callable[[dict[int, list[Row]]], bool],
+    seconds: float = 30,
+    rows: dict[int, list[Row]] | None = None,
 ) -> dict[int, list[Row]]:
-    rows: dict[int, list[Row]] = {}
+    """Polls until `until(rows)`; rows by request, added to those given."""
+    rows = {} if rows is None else rows
     deadline = time.monotonic() + seconds
     while not until(rows):
         assert time.monotonic() < deadline, f"not within {seconds} s; so far {rows}"
@@ -99,7 +103,7 @@ def test_first_layers_land_before_the_last_is_computed(tiny: Path, transport: st
         landed: list[list[int]] = []
 
         def look(layer: int) -> None:
-            if layer != 3:
+            if layer != 2:
                 return
             deadline = time.monotonic() + 5
             while time.monotonic() < deadline:  # the copy runs beside the model: give it its time, once
@@ -251,13 +255,13 @@ def test_a_killed_prefill_engine_fails_what_it_had_and_nothing_else(tiny: Path) 
         EngineClient(decode.address) as client,
     ):
         client.generate(1, tokens(30), LONG, "prefill-0", victim.address)  # decoding when it happens
-        collect(client, lambda rows: len(rows.get(1, [])) > 3)
+        rows = collect(client, lambda rows: len(rows.get(1, [])) > 3)
         for key in range(2, 8):  # queued, computing or moving when it happens
             client.generate(key, tokens(1500, key), SHORT, "prefill-0", victim.address)
         wait(lambda: bool(decode._decode._by_tag))
         victim.signal(signal.SIGKILL)
         killed = time.monotonic()
-        rows = collect(client, ended(*range(2, 8)))
+        collect(client, ended(*range(2, 8)), rows=rows)
         assert time.monotonic() - killed < 5
         hit = [rows[key][-1].failure for key in range(2, 8) if rows[key][-1].finish == wire.FAILED]
         assert hit, "at least the one that was moving fails"
@@ -267,8 +271,9 @@ def test_a_killed_prefill_engine_fails_what_it_had_and_nothing_else(tiny: Path) 
             assert failure.retryable
             assert "prefill-0" in failure.message
         client.generate(10, tokens(60, 9), SHORT, "prefill-1", other.address)
-        rows = collect(client, ended(1, 10), 60)
+        collect(client, ended(1, 10), 60, rows)
         judge(tiny, tokens(60, 9), [row.token for row in rows[10]])
+        assert [row.index for row in rows[1]] == list(range(400))
         wait(lambda: idle(decode) and idle(other))
 
 

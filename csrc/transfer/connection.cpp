@@ -1,0 +1,412 @@
+#include "transfer/connection.h"
+
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "base/error.h"
+#include "transfer/clock.h"
+
+namespace nano::transfer {
+namespace {
+
+constexpr std::size_t kFlushBudget = 2 << 20;
+constexpr std::uint64_t kInlineSend = 64 << 10;  // an operation up to this is sent by the caller
+constexpr std::int64_t kRelease = 2LL * 1'000'000'000;
+
+}  // namespace
+
+bool ReadIntake::enter() {
+  if (!op_->gate.enter()) return false;
+  if (op_->local->gate.enter()) return true;
+  op_->gate.leave();
+  return false;
+}
+
+void ReadIntake::leave() {
+  op_->local->gate.leave();
+  op_->gate.leave();
+}
+
+Connection::Connection(std::shared_ptr<Core> core, std::uint64_t id, Fd socket, Role role, bool local)
+    : core_(std::move(core)),
+      id_(id),
+      role_(role),
+      local_(local),
+      socket_(std::move(socket)),
+      bell_(local ? make_eventfd() : Fd()),
+      stream_(*this, outbox_),
+      inbox_(local),
+      born_(boot_ns()),
+      heard_(born_),
+      ticked_(born_),
+      pinged_(born_) {}
+
+std::string Connection::peer_name() const {
+  std::lock_guard lock(mutex_);
+  return peer_name_;
+}
+
+std::string Connection::describe() const {
+  return cat("peer ", peer_name_.empty() ? "(not yet known)" : peer_name_, " (", transport(), ")");
+}
+
+Error Connection::text(const Op& op, Code code, const std::string& reason) const {
+  return Error(code, cat(op.opcode == Opcode::kWrite ? "write to region " : "read of region ", op.remote_name, " of ",
+                         describe(), op.tag != 0 ? cat(", tag ", op.tag) : "", ": ", reason));
+}
+
+void Connection::await_live(std::int64_t deadline) {
+  std::unique_lock lock(mutex_);
+  const auto limit = std::chrono::steady_clock::now() + std::chrono::nanoseconds(deadline - boot_ns());
+  changed_.wait_until(lock, limit, [&] { return state_ == State::kLive || state_ == State::kDead; });
+  if (state_ == State::kLive) return;
+  if (why_) throw Error(*why_);
+  NANO_CHECK(false, Code::kTimeout, "connect to ", describe(), ": no handshake within the timeout");
+}
+
+TransferPtr Connection::post(const OpPtr& op) {
+  auto transfer = std::make_shared<Transfer>(weak_from_this());
+  op->transfer = transfer;
+  {
+    Finished finished;
+    std::unique_lock lock(mutex_);
+    if (state_ != State::kLive) {
+      transfer->finish(std::nullopt);
+      throw why_ ? text(*op, why_->code(), why_->what()) : text(*op, Code::kClosed, "not connected");
+    }
+    if (op->local->gate.closed()) {
+      transfer->finish(std::nullopt);
+      throw text(*op, Code::kClosed, cat("region ", op->local->name, " is closed"));
+    }
+    op->id = next_op_++;
+    ops_.emplace(op->id, op);
+    if (shm_ && shm_->takes(*op)) {
+      shm_->submit(op, finished);
+    } else {
+      stream_.submit(op, finished);
+      dirty_.store(true, std::memory_order_release);
+      if (op->bytes() <= kInlineSend && !blocked_) {
+        flush_locked(kInlineSend);
+      }
+      if (dirty_.load(std::memory_order_relaxed)) core_->waker.kick();
+    }
+    lock.unlock();
+  }
+  core_->waker.mind(op->deadline);
+  return transfer;
+}
+
+void Connection::send(std::string_view message) {
+  NANO_CHECK(message.size() <= kMaxMessage, Code::kInvalidInput, "Peer.send: ", message.size(), " bytes, at most ",
+             kMaxMessage);
+  std::lock_guard lock(mutex_);
+  if (state_ != State::kLive) throw why_ ? *why_ : Error(Code::kClosed, cat("Peer.send to ", describe(), ": closed"));
+  Frame frame;
+  frame.kind = Kind::kMessage;
+  queue_locked(frame, message);
+  if (!blocked_) flush_locked(kInlineSend);
+  if (dirty_.load(std::memory_order_relaxed)) core_->waker.kick();
+}
+
+void Connection::cancel(std::uint64_t tag) {
+  Finished finished;
+  std::vector<OpPtr> ops;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [id, op] : ops_) {
+      if (op->tag == tag && op->opcode == Opcode::kWrite) ops.push_back(op);
+    }
+    for (const OpPtr& op : ops) end(op, text(*op, Code::kClosed, "cancelled"), finished);
+  }
+  if (!wait_released(ops)) sever(Code::kPeerLost, cat("does not let go of the sources of cancelled tag ", tag), false);
+}
+
+void Connection::retract(const RegionPtr& region) {
+  Finished finished;
+  std::vector<OpPtr> ops;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [id, op] : ops_) {
+      if (op->local == region) ops.push_back(op);
+    }
+    for (const OpPtr& op : ops) {
+      end(op, text(*op, Code::kClosed, cat("region ", region->name, " was closed")), finished);
+    }
+    if (shm_ && region->memory->shareable() && (state_ == State::kSyncing || state_ == State::kLive)) {
+      Frame frame;
+      frame.kind = Kind::kGone;
+      frame.region = region->key;
+      queue_locked(frame);
+      core_->waker.kick();
+    }
+  }
+  if (!wait_released(ops)) sever(Code::kPeerLost, cat("does not let go of closed region ", region->name), false);
+}
+
+// True: the peer reads none of their sources any more. It copies a chunk at a time, so this is short unless it is
+// frozen.
+bool Connection::wait_released(const std::vector<OpPtr>& ops) {
+  const std::int64_t deadline = boot_ns() + kRelease;
+  for (;;) {
+    {
+      std::lock_guard lock(mutex_);
+      if (!shm_ || state_ == State::kDead ||
+          std::none_of(ops.begin(), ops.end(), [&](const OpPtr& op) { return shm_->reads_source_of(*op); })) {
+        return true;
+      }
+    }
+    if (boot_ns() > deadline) return false;
+    sched_yield();
+  }
+}
+
+void Connection::announce(const Region& region) {
+  std::lock_guard lock(mutex_);
+  if (!shm_ || !region.memory->shareable() || (state_ != State::kSyncing && state_ != State::kLive)) return;
+  Frame frame;
+  frame.kind = Kind::kRegion;
+  frame.region = region.key;
+  frame.op = region.memory->id();
+  BodyWriter body;
+  body.put<std::uint64_t>(region.memory->size()).put<std::uint64_t>(region.base).put<std::uint64_t>(region.size);
+  frame.body = static_cast<std::uint32_t>(body.bytes().size());
+  Outgoing out;
+  out.begin(frame, body.bytes());
+  out.descriptors.emplace_back(fcntl(region.memory->fd().get(), F_DUPFD_CLOEXEC, 0));
+  NANO_CHECK(out.descriptors.back(), Code::kSystem, "announcing region ", region.name, ": ", errno_text(errno));
+  outbox_.push(std::move(out));
+  dirty_.store(true, std::memory_order_release);
+  core_->waker.kick();
+}
+
+void Connection::sever(Code code, const std::string& reason, bool quiet) {
+  State before;
+  std::string who;
+  {
+    Finished finished;
+    std::lock_guard lock(mutex_);
+    if (state_ == State::kDead) return;
+    before = state_;
+    who = describe();
+    if (shm_) {
+      shm_->advance(finished);  // what the peer had confirmed before it left is done
+      shm_->close();
+    }
+    state_ = State::kDead;
+    why_ = Error(code, cat(who, ": ", reason));
+    std::vector<OpPtr> ops;
+    for (const auto& [id, op] : ops_) ops.push_back(op);
+    for (const OpPtr& op : ops) end(op, text(*op, code, reason), finished);
+    outbox_.clear();
+    ::shutdown(socket_.get(), SHUT_RDWR);
+    dead_.store(true, std::memory_order_release);
+    changed_.notify_all();
+  }
+  if (before == State::kLive) {
+    if (!quiet) core_->events.push({EventKind::kLost, shared_from_this(), 0, reason});
+  } else if (role_ == Role::kAcceptor && !quiet) {
+    core_->events.push({EventKind::kLog, nullptr, 0, cat("a connection was refused: ", who, ": ", reason)});
+  }
+  core_->waker.kick();
+}
+
+void Connection::start() {
+  if (role_ != Role::kConnector) return;
+  hello_.name = core_->config.name;
+  hello_.nonce = random_bytes(32);
+  hello_.secret = !core_->config.secret.empty();
+  Frame frame;
+  frame.kind = Kind::kHello;
+  queue(frame, encode(hello_));
+}
+
+void Connection::writable() {
+  std::lock_guard lock(mutex_);
+  blocked_ = false;
+  if (!outbox_.idle() || stream_.waiting()) dirty_.store(true, std::memory_order_release);
+}
+
+bool Connection::progress() {
+  bool moved = false;
+  if (readable_) {
+    const Inbox::Result result = inbox_.pump(socket_, *this);
+    readable_ = !inbox_.drained();
+    if (result == Inbox::Result::kMoved) {
+      moved = true;
+      heard_ = boot_ns();
+    } else if (result == Inbox::Result::kClosed) {
+      sever(Code::kPeerLost, "the connection was closed by the other side", false);
+      return true;
+    } else if (result == Inbox::Result::kBroken) {
+      sever(Code::kPeerLost, cat("protocol error: ", inbox_.error()), false);
+      return true;
+    }
+  }
+  if (shm_) moved |= shm_->serve();
+  const bool completion = shm_ && shm_->has_completion();
+  if (completion || (dirty_.load(std::memory_order_acquire))) {
+    Finished finished;
+    std::lock_guard lock(mutex_);
+    if (completion) moved |= shm_->advance(finished);
+    if (dirty_.load(std::memory_order_relaxed) && !blocked_ && state_ != State::kDead) {
+      flush_locked(kFlushBudget);
+      moved = true;
+    }
+  }
+  return moved;
+}
+
+std::int64_t Connection::tick(std::int64_t now) {
+  const Config& config = core_->config;
+  bool live = false, greeting = false;
+  std::int64_t next = now + config.heartbeat_ns;
+  {
+    Finished finished;
+    std::lock_guard lock(mutex_);
+    live = state_ == State::kLive;
+    greeting = state_ != State::kLive && state_ != State::kDead;
+    std::vector<OpPtr> late;
+    for (const auto& [id, op] : ops_) {
+      if (op->deadline <= now) {
+        late.push_back(op);
+      } else {
+        next = std::min(next, op->deadline);
+      }
+    }
+    for (const OpPtr& op : late) {
+      end(op, text(*op, Code::kTimeout, "not confirmed within its timeout"), finished);
+    }
+    if (live && now - pinged_ >= config.heartbeat_ns) {
+      pinged_ = now;
+      Frame frame;
+      frame.kind = Kind::kPing;
+      if (outbox_.idle()) queue_locked(frame);
+    }
+  }
+  // After a pause of this process itself, what the peer said meanwhile has to be read first.
+  if (now - ticked_ > config.silence_ns / 2) heard_ = now;
+  ticked_ = now;
+  if (live && now - heard_ > config.silence_ns) {
+    sever(Code::kPeerLost, cat("silent for ", static_cast<double>(now - heard_) / 1e9, " s"), false);
+  } else if (greeting && role_ == Role::kAcceptor && now - born_ > config.greeting_ns) {
+    sever(Code::kTimeout, "no handshake in time", false);
+  } else if (greeting) {
+    next = std::min(next, born_ + config.greeting_ns + 1);
+  }
+  return next;
+}
+
+bool Connection::arm() {
+  return (shm_ && shm_->arm()) || readable_ || dead() || [&] {
+    std::lock_guard lock(mutex_);
+    return dirty_.load(std::memory_order_relaxed) && !blocked_;
+  }();
+}
+
+void Connection::disarm() {
+  if (shm_) shm_->disarm();
+}
+
+void Connection::retire() {
+  landing_.release();
+  reading_.reset();
+  std::lock_guard lock(mutex_);
+  shm_.reset();
+  socket_.reset();
+  bell_.reset();
+  counted_.reset();
+}
+
+void Connection::assist() {
+  Finished finished;
+  std::unique_lock lock(mutex_, std::try_to_lock);
+  if (lock && shm_ && shm_->has_completion()) shm_->advance(finished);
+  if (lock) lock.unlock();
+}
+
+bool Connection::assist_begin() {
+  std::lock_guard lock(mutex_);
+  if (!shm_) return false;
+  shm_->watch(true);
+  return true;
+}
+
+void Connection::assist_end() {
+  Finished finished;
+  std::unique_lock lock(mutex_);
+  if (shm_) {
+    shm_->watch(false);
+    shm_->advance(finished);
+  }
+  lock.unlock();
+}
+
+void Connection::confirm(const OpPtr& op, std::size_t pieces, Finished& finished) {
+  if (op->ended) return;
+  op->confirmed += pieces;
+  if (op->confirmed >= op->pieces.size()) end(op, std::nullopt, finished);
+}
+
+void Connection::refuse(const OpPtr& op, Status status, std::size_t position, Finished& finished) {
+  if (op->ended) return;
+  const Piece& piece = op->pieces[std::min(position, op->pieces.size() - 1)];
+  end(op,
+      text(*op, status_code(status),
+           cat("refused at position ", position, op->tag != 0 ? cat(" (piece ", piece.index, ")") : "",
+               ", remote offset ", piece.remote, " + ", op->length, ": ", status_text(status))),
+      finished);
+}
+
+void Connection::end(const OpPtr& op, std::optional<Error> error, Finished& finished) {
+  if (op->ended) return;
+  op->ended = true;
+  op->gate.close();
+  if (error) {
+    stream_.abandon(*op);
+    if (shm_) shm_->abandon(*op);
+  }
+  ops_.erase(op->id);
+  finished.add(op, std::move(error));
+}
+
+void Connection::completed(std::uint64_t tag) {
+  core_->events.push({EventKind::kComplete, nullptr, tag, {}});
+}
+
+void Connection::queue(const Frame& frame, std::string_view body) {
+  std::lock_guard lock(mutex_);
+  queue_locked(frame, body);
+}
+
+void Connection::queue_locked(const Frame& frame, std::string_view body) {
+  Frame sized = frame;
+  sized.body = static_cast<std::uint32_t>(body.size());
+  outbox_.push(sized, body);
+  dirty_.store(true, std::memory_order_release);
+}
+
+void Connection::flush_locked(std::size_t budget) {
+  switch (outbox_.flush(socket_, stream_, budget)) {
+    case Outbox::Result::kEmpty:
+      dirty_.store(false, std::memory_order_relaxed);
+      break;
+    case Outbox::Result::kFull:
+      blocked_ = true;
+      dirty_.store(false, std::memory_order_relaxed);
+      break;
+    case Outbox::Result::kMore:
+      break;
+    case Outbox::Result::kBroken:
+      // The reading side finds out why, and severs.
+      blocked_ = true;
+      dirty_.store(false, std::memory_order_relaxed);
+      ::shutdown(socket_.get(), SHUT_RDWR);
+      break;
+  }
+}
+
+}  // namespace nano::transfer

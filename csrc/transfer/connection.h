@@ -1,0 +1,152 @@
+// One connection to one peer: the socket, the handshake, the operations under way, and the paths that carry them.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+
+#include "transfer/core.h"
+#include "transfer/greeting.h"
+#include "transfer/inbox.h"
+#include "transfer/outbox.h"
+#include "transfer/path.h"
+#include "transfer/shm_path.h"
+#include "transfer/stream_path.h"
+
+namespace nano::transfer {
+
+// The destination of a read's answer.
+class ReadIntake final : public Intake {
+ public:
+  void begin(OpPtr op, std::size_t first) { op_ = std::move(op), first_ = first; }
+  const OpPtr& op() const { return op_; }
+  void reset() { op_.reset(); }
+  std::byte* target(std::uint32_t i) const override { return op_->local->data() + op_->pieces[first_ + i].local; }
+  bool enter() override;
+  void leave() override;
+
+ private:
+  OpPtr op_;
+  std::size_t first_ = 0;
+};
+
+class Connection final : public Assist,
+                         public PathHost,
+                         public FrameHandler,
+                         public std::enable_shared_from_this<Connection> {
+ public:
+  // local: a unix socket, so that the shm path is used as well.
+  Connection(std::shared_ptr<Core> core, std::uint64_t id, Fd socket, Role role, bool local);
+
+  std::uint64_t id() const { return id_; }
+  std::string peer_name() const;
+  const char* transport() const { return local_ ? "shm" : "tcp"; }
+  bool dead() const { return dead_.load(std::memory_order_acquire); }
+  bool greeted() const { return greeted_.load(std::memory_order_acquire); }
+
+  // Any thread.
+  void await_live(std::int64_t deadline);
+  TransferPtr post(const OpPtr& op);
+  void send(std::string_view message);
+  // Ends the writes of that tag with Closed; after it returns their sources are not read any more.
+  void cancel(std::uint64_t tag);
+  // The same for every operation on a region that is being closed, which the peer then forgets.
+  void retract(const RegionPtr& region);
+  void announce(const Region& region);
+  // Ends the connection, once: pending operations fail with that code. quiet: the owner asked for it.
+  void sever(Code code, const std::string& reason, bool quiet);
+
+  // The worker alone.
+  void start();  // registered: the greeting may begin
+  void readable() { readable_ = true; }
+  void writable();
+  bool progress();
+  // Deadlines and heartbeats. Returns when it wants to be called again.
+  std::int64_t tick(std::int64_t now);
+  bool arm();
+  void disarm();
+  // Frees what a dead connection holds.
+  void retire();
+  int socket_fd() const { return socket_.get(); }
+  int bell_fd() const { return bell_.get(); }
+
+  void assist() override;
+  bool assist_begin() override;
+  void assist_end() override;
+
+  std::mutex& mutex() override { return mutex_; }
+  const Catalog& catalog() const override { return core_->catalog; }
+  void confirm(const OpPtr& op, std::size_t pieces, Finished& finished) override;
+  void refuse(const OpPtr& op, Status status, std::size_t position, Finished& finished) override;
+  void completed(std::uint64_t tag) override;
+  void kick() override { core_->waker.kick(); }
+
+  std::uint32_t body_limit(const Frame& frame) const override;
+  bool on_frame(const Frame& frame, std::string_view body, Intake*& intake) override;
+  bool on_payload(const Frame& frame, bool valid, bool delivered) override;
+
+ private:
+  enum class State { kGreeting, kProving, kSyncing, kLive, kDead };
+
+  bool on_hello(std::string_view body);
+  bool on_challenge(std::string_view body);
+  bool on_proof(std::string_view body);
+  bool on_ready();
+  bool on_region(const Frame& frame, std::string_view body);
+  bool on_write(const Frame& frame, std::string_view body, Intake*& intake);
+  bool on_read(const Frame& frame, std::string_view body);
+  bool on_data(const Frame& frame, Intake*& intake);
+  bool on_ack(const Frame& frame);
+  bool on_refusal(std::string_view body);
+  bool refuse_greeting(Code code, const std::string& text);
+  void open_shm(std::unique_ptr<ShmLink> link, int mine, Fd bell);
+  void announce_all();
+
+  void queue(const Frame& frame, std::string_view body = {});
+  void queue_locked(const Frame& frame, std::string_view body = {});
+  void flush_locked(std::size_t budget);
+  void end(const OpPtr& op, std::optional<Error> error, Finished& finished);
+  bool wait_released(const std::vector<OpPtr>& ops);
+  Error text(const Op& op, Code code, const std::string& reason) const;
+  std::string describe() const;
+
+  const std::shared_ptr<Core> core_;
+  const std::uint64_t id_;
+  const Role role_;
+  const bool local_;
+  Fd socket_;
+  Fd bell_;  // the peer rings it to wake our worker
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  State state_ = State::kGreeting;
+  std::atomic<bool> dead_{false}, greeted_{false};
+  std::optional<Error> why_;
+  std::string peer_name_;
+  Outbox outbox_;
+  bool blocked_ = false;            // the socket took no more
+  std::atomic<bool> dirty_{false};  // the outbox has something the socket may take
+  std::unordered_map<std::uint64_t, OpPtr> ops_;
+  std::uint64_t next_op_ = 1;
+  StreamPath stream_;
+  std::unique_ptr<ShmPath> shm_;
+  std::optional<Counted> counted_{std::in_place, Counter::kPeers};
+
+  // The worker alone.
+  Inbox inbox_;
+  bool readable_ = true;
+  Hello hello_;
+  Challenge challenge_;
+  Landing landing_;
+  Status landing_status_ = Status::kOk;
+  std::uint32_t landing_bad_ = 0;
+  ReadIntake reading_;
+  std::vector<std::uint64_t> places_;
+  std::vector<std::uint32_t> indices_;
+  std::int64_t born_, heard_, ticked_, pinged_;
+};
+
+}  // namespace nano::transfer

@@ -1,0 +1,414 @@
+// What a connection does with each frame that comes in.
+#include <fcntl.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "base/error.h"
+#include "transfer/connection.h"
+
+namespace nano::transfer {
+namespace {
+
+constexpr std::size_t kMaxQueued = 4096;
+constexpr std::uint16_t kAnswersRead = 1;  // in Frame::reserved of kAck
+
+Fd duplicate(const Fd& fd) {
+  Fd out(fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));
+  NANO_CHECK(out, Code::kSystem, "transfer: duplicating a descriptor: ", errno_text(errno));
+  return out;
+}
+
+// Cuts the places out of a kWrite's or kRead's body; false when it is malformed.
+bool read_places(const Frame& frame, std::string_view body, std::vector<std::uint64_t>& places,
+                 std::vector<std::uint32_t>& indices) {
+  if (frame.count == 0 || frame.count > kChunkPieces || body.size() != frame.count * sizeof(Place) ||
+      frame.length == 0) {
+    return false;
+  }
+  places.resize(frame.count);
+  indices.resize(frame.count);
+  for (std::uint32_t i = 0; i < frame.count; ++i) {
+    Place place;
+    std::memcpy(&place, body.data() + i * sizeof(Place), sizeof(Place));
+    places[i] = place.offset;
+    indices[i] = place.piece;
+  }
+  return true;
+}
+
+}  // namespace
+
+std::uint32_t Connection::body_limit(const Frame& frame) const {
+  // Only the worker changes the state while the connection is not dead.
+  if (!greeted()) return kMaxGreeting;
+  return frame.kind == Kind::kMessage ? kMaxMessage : std::uint32_t{kChunkPieces * sizeof(Place)};
+}
+
+bool Connection::on_frame(const Frame& frame, std::string_view body, Intake*& intake) {
+  State state;
+  {
+    std::lock_guard lock(mutex_);
+    state = state_;
+  }
+  if (state == State::kDead) return true;
+  const bool connector = role_ == Role::kConnector;
+  switch (frame.kind) {
+    case Kind::kHello:
+      return state == State::kGreeting && !connector && on_hello(body);
+    case Kind::kChallenge:
+      return state == State::kGreeting && connector && on_challenge(body);
+    case Kind::kProof:
+      return state == State::kProving && !connector && on_proof(body);
+    case Kind::kReady:
+      return state == State::kProving && connector && on_ready();
+    case Kind::kRefuse:
+      return state < State::kSyncing && connector && on_refusal(body);
+    default:
+      break;
+  }
+  // The acceptor announces its regions before the connector hears that it is ready.
+  if (frame.kind == Kind::kRegion && state == State::kProving && connector) return on_region(frame, body);
+  if (state != State::kSyncing && state != State::kLive) return false;
+  switch (frame.kind) {
+    case Kind::kRegion:
+      return on_region(frame, body);
+    case Kind::kGone: {
+      std::lock_guard lock(mutex_);
+      if (shm_) shm_->unmap_region(frame.region);
+      return true;
+    }
+    case Kind::kMapped: {
+      std::lock_guard lock(mutex_);
+      if (shm_) shm_->allow_source(static_cast<std::uint32_t>(frame.op));
+      return true;
+    }
+    case Kind::kSync: {
+      if (connector || state != State::kSyncing) return false;
+      Frame answer;
+      answer.kind = Kind::kSynced;
+      {
+        std::lock_guard lock(mutex_);
+        if (state_ == State::kDead) return true;
+        state_ = State::kLive;
+        queue_locked(answer);
+      }
+      core_->events.push({EventKind::kJoined, shared_from_this(), 0, {}});
+      return true;
+    }
+    case Kind::kSynced: {
+      if (!connector || state != State::kSyncing) return false;
+      std::lock_guard lock(mutex_);
+      if (state_ == State::kSyncing) state_ = State::kLive;
+      changed_.notify_all();
+      return true;
+    }
+    case Kind::kPing:
+      return true;
+    case Kind::kMessage:
+      return core_->events.push({EventKind::kMessage, shared_from_this(), 0, std::string(body)});
+    case Kind::kWrite:
+      return on_write(frame, body, intake);
+    case Kind::kRead:
+      return on_read(frame, body);
+    case Kind::kData:
+      return on_data(frame, intake);
+    case Kind::kAck:
+      return on_ack(frame);
+    default:
+      return false;
+  }
+}
+
+bool Connection::refuse_greeting(Code code, const std::string& reason) {
+  Frame frame;
+  frame.kind = Kind::kRefuse;
+  BodyWriter body;
+  body.put(static_cast<std::uint32_t>(code)).text(reason);
+  {
+    std::lock_guard lock(mutex_);
+    queue_locked(frame, body.bytes());
+    flush_locked(kMaxGreeting);
+  }
+  sever(code, reason, false);
+  return true;
+}
+
+bool Connection::on_refusal(std::string_view body) {
+  BodyReader in(body);
+  const auto code = in.get<std::uint32_t>();
+  const std::string reason = in.text();
+  if (!in.ok()) return false;
+  sever(code <= static_cast<std::uint32_t>(Code::kInternal) ? static_cast<Code>(code) : Code::kRefused, reason, false);
+  return true;
+}
+
+bool Connection::on_hello(std::string_view body) {
+  std::uint32_t version = 0;
+  const auto hello = decode_hello(body, version);
+  if (version != kProtocolVersion) {
+    return refuse_greeting(Code::kRefused, cat("protocol version ", version, ", expected ", kProtocolVersion));
+  }
+  if (!hello) return false;
+  hello_ = *hello;
+  {
+    std::lock_guard lock(mutex_);
+    peer_name_ = hello_.name;
+    state_ = State::kProving;
+  }
+  const std::string& secret = core_->config.secret;
+  // Another user of this host is a stranger, unless it proves that it knows the secret.
+  if (local_ && secret.empty() && !same_user(socket_)) {
+    return refuse_greeting(Code::kRefused, "another user's process, and there is no secret");
+  }
+  if (!secret.empty() && !hello_.secret) return refuse_greeting(Code::kRefused, "a secret is required");
+  challenge_.name = core_->config.name;
+  challenge_.nonce = random_bytes(32);
+  challenge_.secret = !secret.empty();
+  const Digest proof = prove(Role::kAcceptor, secret, hello_, challenge_);
+  BodyWriter out;
+  out.text(encode(challenge_)).put(proof);
+  Frame frame;
+  frame.kind = Kind::kChallenge;
+  queue(frame, out.bytes());
+  return true;
+}
+
+bool Connection::on_challenge(std::string_view body) {
+  BodyReader in(body);
+  const std::string encoded = in.text();
+  const auto proof = in.get<Digest>();
+  std::uint32_t version = 0;
+  const auto challenge = decode_challenge(encoded, version);
+  if (!in.ok() || !challenge) return false;
+  challenge_ = *challenge;
+  const std::string& secret = core_->config.secret;
+  {
+    std::lock_guard lock(mutex_);
+    peer_name_ = challenge_.name;
+    state_ = State::kProving;
+  }
+  if (!secret.empty() &&
+      (!challenge_.secret || !equal_digests(proof, prove(Role::kAcceptor, secret, hello_, challenge_)))) {
+    sever(Code::kRefused, "it does not know the secret", false);
+    return true;
+  }
+  Frame frame;
+  frame.kind = Kind::kProof;
+  BodyWriter out;
+  out.put(prove(Role::kConnector, secret, hello_, challenge_));
+  frame.body = static_cast<std::uint32_t>(out.bytes().size());
+  Outgoing outgoing;
+  outgoing.begin(frame, out.bytes());
+  if (local_) {
+    auto link = ShmLink::create();
+    outgoing.descriptors.push_back(duplicate(link->fd()));
+    outgoing.descriptors.push_back(duplicate(bell_));
+    open_shm(std::move(link), 0, Fd());
+  }
+  std::lock_guard lock(mutex_);
+  outbox_.push(std::move(outgoing));
+  dirty_.store(true, std::memory_order_release);
+  return true;
+}
+
+bool Connection::on_proof(std::string_view body) {
+  BodyReader in(body);
+  const auto proof = in.get<Digest>();
+  if (!in.ok()) return false;
+  const std::string& secret = core_->config.secret;
+  if (!secret.empty() && !equal_digests(proof, prove(Role::kConnector, secret, hello_, challenge_))) {
+    return refuse_greeting(Code::kRefused, "wrong secret");
+  }
+  Frame frame;
+  frame.kind = Kind::kReady;
+  Outgoing outgoing;
+  outgoing.begin(frame);
+  if (local_) {
+    Fd link = inbox_.take_descriptor();
+    Fd bell = inbox_.take_descriptor();
+    if (!link || !bell) return false;
+    open_shm(ShmLink::open(std::move(link)), 1, std::move(bell));
+    outgoing.descriptors.push_back(duplicate(bell_));
+  }
+  {
+    std::lock_guard lock(mutex_);
+    if (state_ == State::kDead) return true;
+    state_ = State::kSyncing;
+  }
+  greeted_.store(true, std::memory_order_release);
+  announce_all();
+  std::lock_guard lock(mutex_);
+  outbox_.push(std::move(outgoing));
+  dirty_.store(true, std::memory_order_release);
+  return true;
+}
+
+bool Connection::on_ready() {
+  if (local_) {
+    Fd bell = inbox_.take_descriptor();
+    if (!bell) return false;
+    std::lock_guard lock(mutex_);
+    shm_->set_bell(std::move(bell));
+  }
+  {
+    std::lock_guard lock(mutex_);
+    if (state_ == State::kDead) return true;
+    state_ = State::kSyncing;
+  }
+  greeted_.store(true, std::memory_order_release);
+  announce_all();
+  Frame frame;
+  frame.kind = Kind::kSync;
+  queue(frame);
+  return true;
+}
+
+void Connection::open_shm(std::unique_ptr<ShmLink> link, int mine, Fd bell) {
+  std::lock_guard lock(mutex_);
+  shm_ = std::make_unique<ShmPath>(*this, std::move(link), mine, std::move(bell));
+}
+
+void Connection::announce_all() {
+  if (!local_) return;
+  for (const RegionPtr& region : core_->catalog.regions()) announce(*region);
+}
+
+bool Connection::on_region(const Frame& frame, std::string_view body) {
+  BodyReader in(body);
+  const auto memory_size = in.get<std::uint64_t>();
+  const auto base = in.get<std::uint64_t>();
+  const auto size = in.get<std::uint64_t>();
+  Fd fd = inbox_.take_descriptor();
+  if (!in.ok() || !fd || !shm_ || frame.op > UINT32_MAX) return false;
+  std::lock_guard lock(mutex_);
+  shm_->map_region(frame.region, static_cast<std::uint32_t>(frame.op), std::move(fd), memory_size, base, size);
+  Frame answer;
+  answer.kind = Kind::kMapped;
+  answer.op = frame.op;
+  queue_locked(answer);
+  return true;
+}
+
+bool Connection::on_write(const Frame& frame, std::string_view body, Intake*& intake) {
+  if (!read_places(frame, body, places_, indices_)) return false;
+  landing_status_ =
+      landing_.admit(core_->catalog, frame.tag, frame.region, frame.length, places_, indices_, landing_bad_);
+  if (landing_status_ == Status::kOk) intake = &landing_;
+  return true;
+}
+
+bool Connection::on_payload(const Frame& frame, bool valid, bool delivered) {
+  Finished finished;
+  if (frame.kind == Kind::kData) {
+    std::lock_guard lock(mutex_);
+    stream_.answered();
+    dirty_.store(true, std::memory_order_release);
+    const OpPtr op = reading_.op();
+    reading_.reset();
+    if (!op || op->ended) return true;
+    if (!valid) {
+      end(op, text(*op, Code::kClosed, "the region was closed there"), finished);
+    } else if (!delivered) {
+      end(op, text(*op, Code::kClosed, cat("region ", op->local->name, " was closed")), finished);
+    } else {
+      confirm(op, frame.count, finished);
+    }
+    return true;
+  }
+  Frame ack;
+  ack.kind = Kind::kAck;
+  ack.op = frame.op;
+  ack.first = frame.first;
+  ack.count = frame.count;
+  if (landing_status_ == Status::kOk) {
+    if (!valid) {
+      landing_status_ = Status::kWithdrawn;
+    } else if (!delivered) {
+      landing_status_ = frame.tag != 0 ? Status::kUnknownTag : Status::kUnknownRegion;
+    } else if (landing_.land(landing_status_, landing_bad_)) {
+      completed(frame.tag);
+    }
+  }
+  landing_.release();
+  ack.status = static_cast<std::uint32_t>(landing_status_);
+  ack.bad = landing_bad_;
+  queue(ack);
+  return true;
+}
+
+bool Connection::on_read(const Frame& frame, std::string_view body) {
+  if (!read_places(frame, body, places_, indices_)) return false;
+  Status status = Status::kOk;
+  std::uint32_t bad = 0;
+  const RegionPtr region = core_->catalog.find(frame.region);
+  if (!region) status = Status::kUnknownRegion;
+  for (std::uint32_t i = 0; region && i < frame.count && status == Status::kOk; ++i) {
+    bad = i;
+    if (!region->holds(places_[i], frame.length)) status = Status::kOutOfBounds;
+  }
+  Frame answer;
+  answer.op = frame.op;
+  answer.first = frame.first;
+  answer.count = frame.count;
+  answer.length = frame.length;
+  std::lock_guard lock(mutex_);
+  if (outbox_.queued() >= kMaxQueued) return false;  // it asks without reading the answers
+  if (status == Status::kOk) {
+    answer.kind = Kind::kData;
+    Outgoing outgoing;
+    outgoing.begin(answer);
+    outgoing.source = region;
+    outgoing.offsets.assign(places_.begin(), places_.end());
+    outgoing.length = frame.length;
+    outbox_.push(std::move(outgoing));
+    dirty_.store(true, std::memory_order_release);
+  } else {
+    answer.kind = Kind::kAck;
+    answer.reserved = kAnswersRead;
+    answer.status = static_cast<std::uint32_t>(status);
+    answer.bad = bad;
+    queue_locked(answer);
+  }
+  return true;
+}
+
+bool Connection::on_data(const Frame& frame, Intake*& intake) {
+  std::lock_guard lock(mutex_);
+  const auto at = ops_.find(frame.op);
+  if (at == ops_.end()) return true;  // it timed out meanwhile: drop the bytes
+  const OpPtr& op = at->second;
+  // Answers come in the order of the questions; the places are this side's own.
+  if (op->opcode != Opcode::kRead || frame.first != op->confirmed || frame.length != op->length ||
+      frame.count > op->posted - op->confirmed) {
+    return false;
+  }
+  reading_.begin(op, op->confirmed);
+  intake = &reading_;
+  return true;
+}
+
+bool Connection::on_ack(const Frame& frame) {
+  Finished finished;
+  std::lock_guard lock(mutex_);
+  if (frame.reserved == kAnswersRead) {
+    stream_.answered();
+    dirty_.store(true, std::memory_order_release);
+  }
+  const auto at = ops_.find(frame.op);
+  if (at == ops_.end()) return true;
+  const OpPtr op = at->second;
+  if (frame.first > op->posted || frame.count > op->posted - frame.first || frame.count == 0) return false;
+  const auto status = static_cast<Status>(std::min(frame.status, static_cast<std::uint32_t>(Status::kCount)));
+  if (status != Status::kOk) {
+    refuse(op, status, frame.first + frame.bad, finished);
+  } else if (op->opcode != Opcode::kWrite) {
+    return false;
+  } else {
+    confirm(op, frame.count, finished);
+  }
+  return true;
+}
+
+}  // namespace nano::transfer

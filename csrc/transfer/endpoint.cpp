@@ -1,0 +1,175 @@
+#include "transfer/endpoint.h"
+
+#include <unistd.h>
+
+#include <array>
+
+#include "base/error.h"
+#include "transfer/clock.h"
+#include "transfer/descriptor.h"
+
+namespace nano::transfer {
+namespace {
+
+std::string to_hex(std::string_view bytes) {
+  static constexpr char digits[] = "0123456789abcdef";
+  std::string out;
+  for (const char c : bytes) {
+    out.push_back(digits[static_cast<unsigned char>(c) >> 4]);
+    out.push_back(digits[static_cast<unsigned char>(c) & 15]);
+  }
+  return out;
+}
+
+void check(const Config& config) {
+  NANO_CHECK(!config.name.empty() && config.name.size() <= 255, Code::kInvalidInput,
+             "Endpoint: name must have 1 to 255 bytes, got ", config.name.size());
+  NANO_CHECK(config.shm || config.tcp, Code::kInvalidInput, "Endpoint: transports must name shm, tcp or both");
+  NANO_CHECK(config.port >= 0 && config.port <= 65535, Code::kInvalidInput,
+             "Endpoint: port must be in [0, 65535], got ", config.port);
+  NANO_CHECK(config.heartbeat_ns > 0 && config.silence_ns > config.heartbeat_ns, Code::kInvalidInput,
+             "Endpoint: heartbeat must be > 0 and silence longer than it");
+  NANO_CHECK(config.spin_ns >= 0, Code::kInvalidInput, "Endpoint: spin must be >= 0");
+  NANO_CHECK(!config.tcp || is_loopback(config.host) || !config.secret.empty() || config.insecure, Code::kRefused,
+             "Endpoint: host ", config.host, " is not loopback: pass secret=, or insecure=True to trust the network");
+}
+
+// What others can use to reach a socket that listens on every address.
+std::string reachable(const Config& config) {
+  if (!config.tcp) return {};
+  if (!config.advertise.empty()) return config.advertise;
+  if (config.host != "0.0.0.0" && config.host != "::") return config.host;
+  std::array<char, 256> name{};
+  NANO_CHECK(gethostname(name.data(), name.size() - 1) == 0, Code::kSystem, "Endpoint: this host has no name");
+  return name.data();
+}
+
+}  // namespace
+
+Endpoint::Endpoint(Config config) {
+  check(config);
+  core_ = std::make_shared<Core>(std::move(config));
+  Fd tcp, local;
+  if (core_->config.tcp) {
+    port_ = core_->config.port;
+    tcp = listen_tcp(core_->config.host, port_);
+  }
+  if (core_->config.shm) {
+    socket_name_ = "nano-transfer-" + to_hex(random_bytes(12));
+    local = listen_unix(socket_name_);
+  }
+  worker_ = std::make_unique<Worker>(core_, std::move(tcp), std::move(local));
+}
+
+std::string Endpoint::descriptor() const {
+  return encode(Descriptor{name(), reachable(core_->config), port_, host_id(), socket_name_});
+}
+
+void Endpoint::check_open(const char* operation) const {
+  NANO_CHECK(!closed(), Code::kClosed, "Endpoint ", name(), ": closed before ", operation);
+}
+
+RegionPtr Endpoint::allocate(std::size_t bytes, const std::string& name) {
+  check_open("allocate");
+  NANO_CHECK(!name.empty(), Code::kInvalidInput, "Endpoint.allocate: name must not be empty");
+  NANO_CHECK(!core_->catalog.find(region_key(name)), Code::kInvalidInput, "Endpoint.allocate: name ", name,
+             " is taken");
+  auto region = std::make_shared<Region>(name, Memory::allocate(bytes, name), 0, bytes);
+  core_->catalog.add(region);
+  for (const auto& connection : worker_->connections()) connection->announce(*region);
+  return region;
+}
+
+RegionPtr Endpoint::add(void* data, std::size_t bytes, bool writable, std::shared_ptr<void> keep,
+                        const std::string& name) {
+  check_open("register");
+  NANO_CHECK(!name.empty(), Code::kInvalidInput, "Endpoint.register: name must not be empty");
+  NANO_CHECK(data != nullptr && bytes > 0, Code::kInvalidInput, "Endpoint.register ", name, ": the buffer is empty");
+  auto* const begin = static_cast<std::byte*>(data);
+  std::shared_ptr<Memory> memory;
+  std::size_t base = 0;
+  for (const RegionPtr& region : core_->catalog.regions()) {
+    if (!writable || !region->memory->shareable()) continue;
+    const auto offset =
+        reinterpret_cast<std::uintptr_t>(begin) - reinterpret_cast<std::uintptr_t>(region->memory->data());
+    if (offset > region->memory->size() || bytes > region->memory->size() - offset) continue;
+    memory = region->memory;
+    base = offset;
+  }
+  if (!memory) memory = Memory::borrow(data, bytes, writable, std::move(keep));
+  auto region = std::make_shared<Region>(name, std::move(memory), base, bytes);
+  core_->catalog.add(region);
+  for (const auto& connection : worker_->connections()) connection->announce(*region);
+  return region;
+}
+
+void Endpoint::close_region(const RegionPtr& region) {
+  region->gate.close();
+  for (const auto& connection : worker_->connections()) connection->retract(region);
+  core_->catalog.remove(region);
+}
+
+std::shared_ptr<Connection> Endpoint::connect(std::string_view descriptor, std::int64_t timeout_ns, bool shm,
+                                              bool tcp) {
+  check_open("connect");
+  const Descriptor target = decode_descriptor(descriptor);
+  const std::int64_t deadline = boot_ns() + timeout_ns;
+  const bool local = shm && core_->config.shm && !target.socket.empty() && target.host_id == host_id();
+  const bool remote = tcp && core_->config.tcp && !target.host.empty();
+  NANO_CHECK(local || remote, Code::kRefused, "Endpoint.connect to ", target.name,
+             ": no transport in common (shm needs one host)");
+  Fd socket;
+  bool over_unix = local;
+  if (local) {
+    try {
+      socket = connect_unix(target.socket, deadline);
+    } catch (const Error& error) {
+      // Another network namespace of this host: its unix sockets are not ours.
+      if (error.code() != Code::kPeerLost || !remote) throw;
+      over_unix = false;
+    }
+  }
+  if (!over_unix) socket = connect_tcp(target.host, target.port, deadline);
+  auto connection = worker_->connect(std::move(socket), over_unix);
+  try {
+    connection->await_live(deadline);
+  } catch (const Error& error) {
+    connection->sever(Code::kClosed, error.what(), true);
+    throw;
+  }
+  return connection;
+}
+
+void Endpoint::expect(std::uint64_t tag, const RegionPtr& region, std::vector<std::int64_t> offsets,
+                      std::uint64_t length) {
+  check_open("expect");
+  NANO_CHECK(core_->catalog.find(region->key) == region, Code::kClosed, "Endpoint.expect tag ", tag, ": region ",
+             region->name, " is not open here");
+  if (core_->catalog.expect(tag, region, std::move(offsets), length)->complete()) {
+    core_->events.push({EventKind::kComplete, nullptr, tag, {}});
+  }
+}
+
+std::shared_ptr<Tag> Endpoint::tag(std::uint64_t id) const {
+  auto tag = core_->catalog.find_tag(id);
+  NANO_CHECK(tag, Code::kClosed, "Endpoint ", name(), ": tag ", id, " is not expected (never, or no longer)");
+  return tag;
+}
+
+void Endpoint::forget(std::uint64_t tag) {
+  core_->catalog.forget(tag);
+}
+
+void Endpoint::close() {
+  std::lock_guard lock(closing_);
+  if (closed()) return;
+  NANO_CHECK(!worker_ || !worker_->is_current(), Code::kInvalidInput,
+             "Endpoint.close: called from a Transfer's callback, which runs in the thread that close waits for");
+  closed_.store(true, std::memory_order_release);
+  if (worker_) worker_->stop();
+  core_->catalog.clear();
+  core_->events.take();
+  counted_.reset();
+}
+
+}  // namespace nano::transfer

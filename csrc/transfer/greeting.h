@@ -1,0 +1,34 @@
+// The handshake: who is there, which version they speak, and that they know the cluster's secret.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "transfer/sha256.h"
+
+namespace nano::transfer {
+
+struct Hello {
+  std::string name;
+  std::string nonce;
+  bool secret = false;  // the connector has one
+};
+
+struct Challenge {
+  std::string name;
+  std::string nonce;
+  bool secret = false;  // the acceptor wants it proven
+};
+
+// Both proofs cover both sides' messages, and differ by role, so that none can be played back.
+std::string encode(const Hello& hello);
+std::string encode(const Challenge& challenge);
+// Empty: malformed. `version` is what the peer speaks; only an equal one is read further.
+std::optional<Hello> decode_hello(std::string_view body, std::uint32_t& version);
+std::optional<Challenge> decode_challenge(std::string_view body, std::uint32_t& version);
+
+enum class Role { kConnector, kAcceptor };
+Digest prove(Role role, const std::string& secret, const Hello& hello, const Challenge& challenge);
+
+}  // namespace nano::transfer

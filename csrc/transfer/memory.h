@@ -1,0 +1,47 @@
+// Memory that transfers read and write: a sealed memfd of ours, a peer's memfd, or a buffer that somebody lent.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "transfer/net.h"
+
+namespace nano::transfer {
+
+class Memory {
+ public:
+  // A memfd whose pages all exist (no SIGBUS later) and that no other process can map writable, shrink or punch.
+  static std::shared_ptr<Memory> allocate(std::size_t bytes, const std::string& name);
+  // A peer's memfd, mapped read-only. Refused unless it is sealed against shrinking and as large as claimed.
+  static std::shared_ptr<Memory> map_peer(Fd fd, std::size_t bytes);
+  // Somebody's buffer; `keep` holds it for as long as this object lives.
+  static std::shared_ptr<Memory> borrow(void* data, std::size_t bytes, bool writable, std::shared_ptr<void> keep);
+
+  ~Memory();
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+
+  std::byte* data() const { return data_; }
+  std::size_t size() const { return size_; }
+  bool writable() const { return writable_; }
+  // A process on this host can map it.
+  bool shareable() const { return static_cast<bool>(fd_); }
+  const Fd& fd() const { return fd_; }
+  // Names this memory to peers; unique in the process.
+  std::uint32_t id() const { return id_; }
+
+ private:
+  Memory();
+
+  std::uint32_t id_;
+  std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+  bool writable_ = false;
+  bool mapped_ = false;
+  Fd fd_;
+  std::shared_ptr<void> keep_;
+};
+
+}  // namespace nano::transfer

@@ -1,0 +1,154 @@
+#include "transfer/outbox.h"
+
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+
+#include "base/error.h"
+
+namespace nano::transfer {
+namespace {
+
+constexpr std::size_t kVectors = 128;
+constexpr std::size_t kSend = 1 << 20;  // payload bytes a system call
+constexpr std::size_t kTrailer = 8;
+constexpr std::size_t kMaxDescriptors = 4;
+
+char zeros[64 << 10];  // read only
+
+}  // namespace
+
+void Outgoing::begin(const Frame& frame, std::string_view body) {
+  head.assign(reinterpret_cast<const char*>(&frame), sizeof(frame));
+  head.append(body);
+  source.reset();
+  offsets.clear();
+  length = 0;
+  op.reset();
+  descriptors.clear();
+  voided = false;
+  sent = 0;
+}
+
+std::uint64_t Outgoing::size() const {
+  return head.size() + (source ? offsets.size() * length + kTrailer : 0);
+}
+
+void Outbox::push(const Frame& frame, std::string_view body) {
+  Outgoing out;
+  out.begin(frame, body);
+  queue_.push_back(std::move(out));
+}
+
+bool Outbox::fill(FrameSource& source) {
+  if (sending_) return true;
+  if (!queue_.empty()) {
+    current_ = std::move(queue_.front());
+    queue_.pop_front();
+    sending_ = true;
+  } else {
+    sending_ = source.next(current_);
+  }
+  return sending_;
+}
+
+Outbox::Result Outbox::flush(const Fd& socket, FrameSource& source, std::size_t budget) {
+  std::size_t moved = 0;
+  while (fill(source)) {
+    if (moved >= budget) return Result::kMore;
+    const std::int64_t n = send(socket);
+    if (n < 0) {
+      if (errno == EAGAIN) return Result::kFull;
+      if (errno == EINTR) continue;
+      error_ = errno_text(errno);
+      return Result::kBroken;
+    }
+    moved += static_cast<std::size_t>(n);
+    current_.sent += static_cast<std::uint64_t>(n);
+    if (current_.sent == current_.size()) {
+      sending_ = false;
+      current_.source.reset();
+      current_.op.reset();
+    }
+  }
+  return Result::kEmpty;
+}
+
+void Outbox::abandon(const Op& op) {
+  if (!sending_ || current_.op.get() != &op) return;
+  if (current_.sent == 0) {
+    sending_ = false;
+    current_.source.reset();
+    current_.op.reset();
+  } else {
+    current_.voided = true;
+  }
+}
+
+void Outbox::clear() {
+  queue_.clear();
+  sending_ = false;
+  current_ = Outgoing();
+}
+
+std::int64_t Outbox::send(const Fd& socket) {
+  std::array<iovec, kVectors> vectors;
+  std::size_t used = 0;
+  std::uint64_t at = current_.sent;
+  if (at < current_.head.size()) {
+    vectors[used++] = {current_.head.data() + at, static_cast<std::size_t>(current_.head.size() - at)};
+    at = current_.head.size();
+  }
+  std::uint64_t trailer = kPayloadValid;
+  bool inside = false;
+  if (current_.source) {
+    inside = !current_.voided && current_.source->gate.enter();
+    if (!inside) current_.voided = true;
+    trailer = current_.voided ? kPayloadVoid : kPayloadValid;
+    const std::uint64_t payload = current_.offsets.size() * current_.length;
+    std::uint64_t in_payload = at - current_.head.size();
+    std::size_t bytes = 0;
+    while (in_payload < payload && used + 1 < kVectors && bytes < kSend) {
+      const std::uint64_t piece = in_payload / current_.length;
+      const std::uint64_t offset = in_payload % current_.length;
+      std::uint64_t n = std::min<std::uint64_t>(current_.length - offset, kSend);
+      if (inside) {
+        std::byte* from = current_.source->data() + current_.offsets[piece] + offset;
+        vectors[used++] = {from, static_cast<std::size_t>(n)};
+      } else {
+        n = std::min<std::uint64_t>(n, sizeof(zeros));
+        vectors[used++] = {zeros, static_cast<std::size_t>(n)};
+      }
+      in_payload += n;
+      bytes += static_cast<std::size_t>(n);
+    }
+    if (in_payload >= payload) {
+      const std::uint64_t done = in_payload - payload;
+      vectors[used++] = {reinterpret_cast<char*>(&trailer) + done, static_cast<std::size_t>(kTrailer - done)};
+    }
+  }
+  msghdr message{};
+  message.msg_iov = vectors.data();
+  message.msg_iovlen = used;
+  alignas(cmsghdr) char control[CMSG_SPACE(kMaxDescriptors * sizeof(int))];
+  if (current_.sent == 0 && !current_.descriptors.empty()) {
+    std::array<int, kMaxDescriptors> fds{};
+    const std::size_t count = std::min(current_.descriptors.size(), kMaxDescriptors);
+    for (std::size_t i = 0; i < count; ++i) fds[i] = current_.descriptors[i].get();
+    message.msg_control = control;
+    message.msg_controllen = CMSG_SPACE(count * sizeof(int));
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(count * sizeof(int));
+    std::memcpy(CMSG_DATA(header), fds.data(), count * sizeof(int));
+  }
+  const ssize_t n = ::sendmsg(socket.get(), &message, MSG_NOSIGNAL);
+  if (inside) current_.source->gate.leave();
+  return n;
+}
+
+}  // namespace nano::transfer

@@ -1,0 +1,65 @@
+// The sending half of a connection's socket: frames in order, payloads straight from their source.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "transfer/net.h"
+#include "transfer/op.h"
+#include "transfer/wire.h"
+
+namespace nano::transfer {
+
+// One frame on its way out.
+struct Outgoing {
+  std::string head;                    // the frame and its body
+  RegionPtr source;                    // of the payload; null: there is none
+  std::vector<std::uint64_t> offsets;  // of the payload's pieces
+  std::uint64_t length = 0;            // bytes of each
+  OpPtr op;                            // whose payload it is; null when a kRead is answered
+  std::vector<Fd> descriptors;         // sent beside the first byte
+  bool voided = false;                 // the source must not be read any more: zeros go out, marked void
+  std::uint64_t sent = 0;
+
+  void begin(const Frame& frame, std::string_view body = {});
+  std::uint64_t size() const;
+};
+
+// Makes frames when the outbox has none of its own: the operations that wait for the socket.
+class FrameSource {
+ public:
+  virtual ~FrameSource() = default;
+  virtual bool next(Outgoing& out) = 0;
+};
+
+// Everything here is guarded by the connection's mutex.
+class Outbox {
+ public:
+  enum class Result { kEmpty, kFull, kMore, kBroken };
+
+  void push(const Frame& frame, std::string_view body = {});
+  void push(Outgoing out) { queue_.push_back(std::move(out)); }
+  // Sends until there is nothing left, the socket is full, or `budget` bytes went (kMore).
+  Result flush(const Fd& socket, FrameSource& source, std::size_t budget);
+  // From now on the operation's source is not read.
+  void abandon(const Op& op);
+  void clear();
+
+  std::size_t queued() const { return queue_.size(); }
+  bool idle() const { return !sending_ && queue_.empty(); }
+  const std::string& error() const { return error_; }
+
+ private:
+  bool fill(FrameSource& source);
+  std::int64_t send(const Fd& socket);
+
+  bool sending_ = false;
+  Outgoing current_;  // reused, so that a stream of chunks allocates nothing
+  std::deque<Outgoing> queue_;
+  std::string error_;
+};
+
+}  // namespace nano::transfer

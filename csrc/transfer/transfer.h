@@ -1,0 +1,58 @@
+// The future of one operation.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/counters.h"
+#include "base/error.h"
+
+namespace nano::transfer {
+
+// What a waiting thread can do itself to get completions in, so that no other thread needs to wake for them.
+class Assist {
+ public:
+  virtual ~Assist() = default;
+  virtual void assist() = 0;        // look for completions now
+  virtual bool assist_begin() = 0;  // this thread will look, no doorbell is needed; false: it could not find any
+  virtual void assist_end() = 0;    // it will look no longer
+};
+
+class Transfer : public std::enable_shared_from_this<Transfer> {
+ public:
+  using Callback = std::function<void(const std::shared_ptr<Transfer>&)>;
+
+  explicit Transfer(std::weak_ptr<Assist> helper) : helper_(std::move(helper)) {}
+
+  bool done();
+  // Waits at most that long, or until the operation's own deadline when negative; then raises its error, if any.
+  // Raises DeadlineExceeded when the time ran out first; the operation goes on.
+  void wait(std::int64_t timeout_ns, std::int64_t spin_ns);
+  // Runs at once when it is done, else in the thread that ends it.
+  void add_done_callback(Callback callback);
+  // Empty while it runs and after success.
+  std::optional<Error> error() const;
+
+  // Ends it, once; later calls change nothing.
+  void finish(std::optional<Error> error);
+
+ private:
+  std::atomic<bool> done_{false};
+  std::weak_ptr<Assist> helper_;
+  mutable std::mutex mutex_;
+  std::condition_variable ended_;
+  std::optional<Error> error_;
+  std::vector<Callback> callbacks_;
+  std::optional<Counted> counted_{std::in_place, Counter::kTransfers};
+};
+
+using TransferPtr = std::shared_ptr<Transfer>;
+
+}  // namespace nano::transfer

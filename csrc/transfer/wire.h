@@ -1,0 +1,123 @@
+// What goes over a connection's socket: frames of a fixed head, a small body, and for some a payload with a trailer.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <string_view>
+#include <type_traits>
+
+namespace nano::transfer {
+
+inline constexpr std::uint32_t kMagic = 0x6f6e616e;  // "nano"
+inline constexpr std::uint32_t kProtocolVersion = 1;
+inline constexpr std::uint32_t kMaxMessage = 1u << 20;
+inline constexpr std::uint32_t kMaxGreeting = 1024;  // bytes of a body before the peer is authenticated
+
+enum class Kind : std::uint16_t {
+  kHello = 1,  // connector: version, nonce, name
+  kChallenge,  // acceptor: version, nonce, name, its proof of the secret
+  kProof,      // connector: its proof; with shm, the link's memory and its doorbell
+  kReady,      // acceptor: all of its regions were announced before; with shm, its doorbell
+  kRefuse,     // acceptor: why not
+  kRegion,     // a shareable region, with its memory's descriptor
+  kGone,       // that region was closed
+  kMapped,     // that memory may be used now
+  kSync,       // connector: all of its regions were announced before
+  kSynced,     // acceptor: and are mapped
+  kPing,
+  kMessage,
+  kWrite,  // pieces' places, then the payload
+  kRead,   // pieces' places
+  kData,   // the payload of a kRead
+  kAck,    // how a kWrite or kRead ended
+};
+
+// Both sides have the same byte order: hosts that run nano are little-endian.
+struct Frame {
+  std::uint32_t magic = kMagic;
+  Kind kind{};
+  std::uint16_t reserved = 0;
+  std::uint32_t count = 0;  // pieces
+  std::uint32_t body = 0;   // bytes after this head
+  std::uint64_t op = 0;
+  std::uint64_t first = 0;  // position of the chunk's first piece in its operation
+  std::uint64_t tag = 0;
+  std::uint64_t region = 0;
+  std::uint64_t length = 0;  // bytes of each piece
+  std::uint32_t status = 0;
+  std::uint32_t bad = 0;  // position in the chunk of a refused piece
+};
+static_assert(sizeof(Frame) == 64 && std::is_trivially_copyable_v<Frame>);
+
+// One piece in the body of kWrite and kRead.
+struct Place {
+  std::uint64_t offset;
+  std::uint32_t piece;
+  std::uint32_t reserved;
+};
+static_assert(sizeof(Place) == 16);
+
+inline bool has_payload(Kind kind) {
+  return kind == Kind::kWrite || kind == Kind::kData;
+}
+
+// After a payload: whether its source was stable until the last byte had been sent.
+inline constexpr std::uint64_t kPayloadValid = 1;
+inline constexpr std::uint64_t kPayloadVoid = 0;
+
+class BodyWriter {
+ public:
+  template <class T>
+  BodyWriter& put(T value) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    bytes_.append(reinterpret_cast<const char*>(&value), sizeof(value));
+    return *this;
+  }
+  BodyWriter& text(std::string_view value) {
+    put(static_cast<std::uint32_t>(value.size()));
+    bytes_.append(value);
+    return *this;
+  }
+  const std::string& bytes() const { return bytes_; }
+
+ private:
+  std::string bytes_;
+};
+
+// Reads what BodyWriter wrote; once anything is missing, ok() is false and values are empty.
+class BodyReader {
+ public:
+  explicit BodyReader(std::string_view bytes) : bytes_(bytes) {}
+
+  template <class T>
+  T get() {
+    T value{};
+    if (bytes_.size() < sizeof(T)) {
+      ok_ = false;
+      bytes_ = {};
+      return value;
+    }
+    std::memcpy(&value, bytes_.data(), sizeof(T));
+    bytes_.remove_prefix(sizeof(T));
+    return value;
+  }
+  std::string text() {
+    const auto size = get<std::uint32_t>();
+    if (size > bytes_.size()) {
+      ok_ = false;
+      bytes_ = {};
+      return {};
+    }
+    std::string out(bytes_.substr(0, size));
+    bytes_.remove_prefix(size);
+    return out;
+  }
+  bool ok() const { return ok_; }
+
+ private:
+  std::string_view bytes_;
+  bool ok_ = true;
+};
+
+}  // namespace nano::transfer
