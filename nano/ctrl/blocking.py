@@ -14,15 +14,16 @@ from nano.ctrl.redis_errors import translated
 from nano.ctrl.registry import Pause
 from nano.errors import PeerLost
 
+WAKE_SECONDS = 0.5  # that a wake may take; without it the reader looks up by itself, within its timeout
+
 
 class StreamWaiter(Pause):
     """XREAD BLOCK on one stream. A broken connection is an error here, never a silent reconnect."""
 
-    def __init__(self, url: str, key: str, timeout: float, waker: redis.Redis) -> None:
+    def __init__(self, url: str, key: str, timeout: float) -> None:
         self._url = url
         self._key = key
         self._timeout = timeout
-        self._waker = waker
         self._client: redis.Redis | None = None
         self._connection_id = 0
         self._woken = threading.Event()
@@ -32,14 +33,7 @@ class StreamWaiter(Pause):
         """Opens the connection anew."""
         self.close()
         with translated("watch", self._url):
-            self._client = redis.Redis.from_url(
-                self._url,
-                protocol=2,
-                socket_timeout=self._timeout,
-                socket_connect_timeout=self._timeout,
-                retry=Retry(NoBackoff(), 0),
-                single_connection_client=True,
-            )
+            self._client = self._connected(self._timeout, single=True)
             self._connection_id = int(self._client.client_id())
 
     def read(self, last: int, seconds: float) -> list[tuple[int, dict[bytes, bytes]]]:
@@ -68,18 +62,31 @@ class StreamWaiter(Pause):
 
     def wake(self) -> None:
         self._woken.set()
-        deadline = time.monotonic() + 1.0
-        while not self._reading.acquire(timeout=0.02):
-            if time.monotonic() > deadline or self._client is None:
-                return
-            try:
+        deadline = time.monotonic() + WAKE_SECONDS
+        client = self._connected(WAKE_SECONDS, single=False)
+        try:
+            while not self._reading.acquire(timeout=0.002):
+                if time.monotonic() > deadline or self._client is None:
+                    return
                 with translated("wake", self._url):
-                    self._waker.client_unblock(self._connection_id)
-            except PeerLost:
-                return  # the reader's own connection is as dead, or its timeout is near
-        self._reading.release()
+                    client.client_unblock(self._connection_id)
+            self._reading.release()
+        except PeerLost:
+            return  # the reader's own connection is as dead, or its timeout is near
+        finally:
+            client.close()
 
     def close(self) -> None:
         if self._client is not None:
             self._client.close()
             self._client = None
+
+    def _connected(self, timeout: float, single: bool) -> redis.Redis:
+        return redis.Redis.from_url(
+            self._url,
+            protocol=2,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            retry=Retry(NoBackoff(), 0),
+            single_connection_client=single,
+        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import socket
-import threading
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -75,7 +74,7 @@ class HttpRegistry(Registry):
         return HttpWatch(self, kind)
 
     def _pause(self) -> Pause:
-        return TimedPause()
+        return WatchPause(self)
 
     def _holder(self, operation: str, fields: dict[str, Any]) -> Answer:
         try:
@@ -160,20 +159,21 @@ class HttpWatch(Watch):
             connection.close()
 
 
-class TimedPause(Pause):
-    """HTTP shows no broken connection between two calls: a plain wait."""
+class WatchPause(Pause):
+    """Ends early with every snapshot: the registry may have been away, and the entry gone."""
 
-    def __init__(self) -> None:
-        self._woken = threading.Event()
+    def __init__(self, registry: HttpRegistry) -> None:
+        # Of a kind that nobody registers only snapshots come.
+        self._watch = HttpWatch(registry, "-")
 
     def wait(self, seconds: float) -> None:
-        self._woken.wait(seconds)
+        self._watch.get(seconds)
 
     def wake(self) -> None:
-        self._woken.set()
+        self._watch.close()
 
     def close(self) -> None:
-        pass
+        self._watch.close()
 
 
 class _Answered(Exception):

@@ -89,7 +89,7 @@ class RedisRegistry(Registry):
         return self._waiter(f"nano:{{{self.scope}}}:nothing")
 
     def _waiter(self, key: str) -> StreamWaiter:
-        return StreamWaiter(self._url, key, self.timeout, self._client)
+        return StreamWaiter(self._url, key, self.timeout)
 
 
 class RedisWatch(Watch):
