@@ -10,9 +10,10 @@ const Batch* Scheduler::schedule() {
   NANO_CHECK(!in_flight_, Code::kInvalidInput, "Scheduler.schedule: step ", batch_.step, " is not committed");
   plan_.clear();
   budget_ = limits_.max_num_batched_tokens;
+  const std::int64_t preemptions = totals_.preemptions;
   plan_running(/*decodes=*/true);
   plan_running(/*decodes=*/false);
-  plan_waiting();  // never one preempted above: what it gave back, less the block that was needed, is too little for it
+  if (totals_.preemptions == preemptions) plan_waiting();
   std::erase_if(plan_, [](const Request* request) { return request->scheduled == 0; });
   if (plan_.empty()) return nullptr;
   for (const Request* request : plan_) {
