@@ -110,7 +110,6 @@ class Scheduler {
   std::int32_t num_held_ = 0;
   std::int32_t reserved_blocks_ = 0;
   std::int32_t budget_ = 0;
-  bool short_ = false;      // a running request lacked a block in this step
   bool in_flight_ = false;  // between schedule and commit
   std::int64_t arrivals_ = 0;
   std::uint64_t tables_ = 0;

@@ -10,10 +10,10 @@ const Batch* Scheduler::schedule() {
   NANO_CHECK(!in_flight_, Code::kInvalidInput, "Scheduler.schedule: step ", batch_.step, " is not committed");
   plan_.clear();
   budget_ = limits_.max_num_batched_tokens;
-  short_ = false;
+  const std::int64_t preemptions = totals_.preemptions;
   plan_running(/*decodes=*/true);
   plan_running(/*decodes=*/false);
-  if (!short_) plan_waiting();
+  if (totals_.preemptions == preemptions) plan_waiting();
   std::erase_if(plan_, [](const Request* request) { return request->scheduled == 0; });
   if (plan_.empty()) return nullptr;
   for (const Request* request : plan_) {
@@ -31,9 +31,7 @@ void Scheduler::plan_running(bool decodes) {
   for (std::size_t i = 0; i < running_.size() && budget_ > 0; ++i) {
     Request& request = *running_[i];
     if (request.scheduled > 0 || (request.remaining() == 1) != decodes) continue;
-    const std::int32_t wanted = std::min(request.remaining(), budget_);
-    const std::int32_t tokens = grow(request, wanted);
-    short_ = short_ || tokens < wanted;
+    const std::int32_t tokens = grow(request, std::min(request.remaining(), budget_));
     if (tokens > 0) plan(request, tokens);
   }
 }

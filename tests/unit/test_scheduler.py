@@ -214,6 +214,25 @@ def test_a_preempted_request_is_not_admitted_again_until_all_its_tokens_have_roo
     assert scheduler.stats()["preemptions"] == 1
 
 
+def test_a_request_preempted_in_a_step_is_not_in_that_step_though_it_would_fit_again() -> None:
+    """Its equal twin's blocks are in the prefix index, so that it needs fewer than it gave back."""
+    scheduler = make(num_blocks=8, budget=10, watermark=0.0)
+    scheduler.add(1, prompt(8), 4)
+    scheduler.add(2, prompt(8), 4, priority=2)
+    step(scheduler)
+    scheduler.add(3, prompt(12, 50), 1, priority=1)
+    assert rows(scheduler.schedule()) == {1: 1, 2: 6, 3: 3}
+    scheduler.commit(ids(100, 100))
+    assert rows(scheduler.schedule()) == {1: 1, 2: 1, 3: 5}
+    scheduler.commit(ids(100, 100))
+    batch = scheduler.schedule()
+    assert batch is not None
+    assert batch.preempted.tolist() == [2]
+    assert rows(batch) == {1: 1, 3: 4}
+    scheduler.commit(ids(100, 100))
+    finish_all(scheduler)
+
+
 def test_lower_priority_is_preempted_though_it_came_first() -> None:
     scheduler = make(num_blocks=5, watermark=0.0)
     scheduler.add(1, prompt(7), 8, priority=1)
