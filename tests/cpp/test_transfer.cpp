@@ -124,6 +124,7 @@ TEST_CASE("Blocks arrive, by write and by read") {
   for (const bool shm : {true, false}) {
     Pair pair(shm);
     for (const auto& [n, length] : {std::pair<std::uint64_t, std::uint64_t>{1, 1}, {1000, 1000}, {16, 65536}}) {
+      order_with_writers(pair.dst);
       std::memset(pair.src->data(), static_cast<int>(n % 251), n * length);
       pair.peer->post(blocks(pair, Opcode::kWrite, n, length))->wait(-1, 50'000);
       order_with_writers(pair.dst);
