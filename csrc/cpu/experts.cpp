@@ -20,7 +20,7 @@ std::int64_t rounded(std::int64_t value, std::int64_t to) {
 
 Experts::Experts(Context& context, std::int64_t experts, std::int64_t hidden, std::int64_t intermediate, DType dtype)
     : context_(context),
-      kernels_(panel_kernels(context.isa)),
+      kernels_(NANO_TABLE(context.isa, panel_kernels)),
       experts_(experts),
       gate_up_{rounded(intermediate, kernels_.width / 2) * 2, hidden, dtype, kernels_.width},
       down_{hidden, intermediate, dtype, kernels_.width} {

@@ -29,7 +29,7 @@ float element(DType dtype, const char* panel, int width, std::int64_t output, st
 
 Linear::Linear(Context& context, std::int64_t n, std::int64_t k, DType dtype)
     : context_(context),
-      kernels_(panel_kernels(context.isa)),
+      kernels_(NANO_TABLE(context.isa, panel_kernels)),
       panels_(checked(n, k, dtype, kernels_.width)),
       memory_(panels_.bytes()) {}
 
