@@ -125,6 +125,17 @@ NANO_INLINE void gather(const float* weights, const T* const* k, std::int64_t to
     for (int c = 0; c < C; ++c) store(out + r * row + c * kLanes, acc[r][c]);
 }
 
+// The values from d on, as many vectors together as there are left.
+template <class T, int R, int C>
+NANO_INLINE void gather_from(const float* weights, const T* const* k, std::int64_t to_v, std::int64_t n,
+                             std::int64_t row, std::int64_t head_dim, std::int64_t d, float* out) {
+  for (; d + C * kLanes <= head_dim; d += C * kLanes) gather<T, R, C>(weights, k, to_v + d, n, row, out + d);
+  if constexpr (C > 1)
+    gather_from<T, R, C / 2>(weights, k, to_v, n, row, head_dim, d, out);
+  else if (d < head_dim)
+    gather<T, R, 1>(weights, k, to_v + d, n, row, out + d, static_cast<int>(head_dim - d));
+}
+
 // Partial results of R rows over n keys; row r sees the first seen[r] of them (some row sees all n).
 template <class T, int R>
 void attend(const float* q, std::int64_t row, std::int64_t head_dim, const T* const* k, std::int64_t to_v,
@@ -134,12 +145,7 @@ void attend(const float* q, std::int64_t row, std::int64_t head_dim, const T* co
     Partial out{partials + r * row};
     out.total() = weigh(scores + r * kSpan, seen[r], n, &out.top());
   }
-  constexpr int C = kColumns<R>;
-  std::int64_t d = 0;
-  float* values = Partial{partials}.values();
-  for (; d + C * kLanes <= head_dim; d += C * kLanes) gather<T, R, C>(scores, k, to_v + d, n, row, values + d);
-  for (; d + kLanes <= head_dim; d += kLanes) gather<T, R, 1>(scores, k, to_v + d, n, row, values + d);
-  if (d < head_dim) gather<T, R, 1>(scores, k, to_v + d, n, row, values + d, static_cast<int>(head_dim - d));
+  gather_from<T, R, kColumns<R>>(scores, k, to_v, n, row, head_dim, 0, Partial{partials}.values());
 }
 
 // Partial results of rows [r, r + count), count 1, 2 or 4, over the span that begins at `begin`; n keys are seen.
