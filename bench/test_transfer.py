@@ -109,7 +109,11 @@ def far(transport: str) -> None:
 class Far:
     def __init__(self, transport: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, __file__, transport], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, __file__, transport],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # the same nano
         )
         take_core(0)
         self.near = Endpoint("near", transports=(transport,))
