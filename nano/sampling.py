@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Union
 
 from nano.errors import InvalidInput
 
@@ -23,8 +25,8 @@ class SamplingParams:
     max_tokens: int | None = 16
     min_tokens: int = 0
     ignore_eos: bool = False
-    stop: tuple[str, ...] = ()
-    stop_token_ids: tuple[int, ...] = ()
+    stop: Union[str, Sequence[str]] = ()  # noqa: UP007
+    stop_token_ids: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.temperature <= 100.0:
@@ -37,8 +39,9 @@ class SamplingParams:
             raise InvalidInput(f"max_tokens: expected >= 1, got {self.max_tokens}")
         if self.min_tokens < 0:
             raise InvalidInput(f"min_tokens: expected >= 0, got {self.min_tokens}")
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
-        else:
-            object.__setattr__(self, "stop", tuple(self.stop))
-        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        if any(not stop for stop in self.stops):
+            raise InvalidInput("stop: expected non-empty strings, got ''")
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)

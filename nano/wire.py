@@ -169,7 +169,7 @@ Message = Union[  # noqa: UP007  (msgspec resolves it at run time on 3.10 too)
 ]  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Message)
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 
 def encode(message: Message) -> bytes:
@@ -178,7 +178,10 @@ def encode(message: Message) -> bytes:
 
 def decode(frame: bytes | memoryview) -> Message:
     """Raises msgspec.DecodeError (or its subclass ValidationError) on anything that is not a Message."""
-    return _decoder.decode(frame)
+    try:
+        return _decoder.decode(frame)
+    except UnicodeDecodeError as error:  # msgspec lets a bad string's own error through
+        raise msgspec.DecodeError(f"a string is not UTF-8: {error}") from None
 
 
 def pack_ids(ids: npt.ArrayLike) -> bytes:

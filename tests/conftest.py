@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -28,3 +29,16 @@ def counters_return() -> Iterator[None]:
             break
         time.sleep(0.01)
     assert after == before, f"native resources leaked: before {before}, after {after}"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random fp32 Qwen3 checkpoint with a tokenizer, small enough for a float64 reference."""
+    from nano.demo.random_checkpoint import make_checkpoint
+
+    path = tmp_path_factory.mktemp("tiny")
+    make_checkpoint(
+        path, hidden=64, layers=4, heads=4, kv_heads=2, head_dim=16, intermediate=96, vocab=512, tied=False,
+        dtype="float32", max_position=2048,
+    )  # fmt: skip
+    return path

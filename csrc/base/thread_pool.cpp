@@ -1,6 +1,7 @@
 #include "base/thread_pool.h"
 
 #include <chrono>
+#include <system_error>
 
 #include "base/counters.h"
 #include "base/error.h"
@@ -20,66 +21,95 @@ inline void relax() {
 #endif
 }
 
-}  // namespace
-
-ThreadPool::ThreadPool(int threads, int spin_us) : spin_us_(spin_us) {
+int checked(int threads) {
   NANO_CHECK(threads >= 1 && threads <= 1024, Code::kInvalidInput, "ThreadPool: threads must be in [1, 1024], got ",
              threads);
-  for (int worker = 1; worker < threads; ++worker) {
-    team_.emplace_back([this, worker] {
-      Counted counted(Counter::kThreads);
-      work(worker);
-    });
+  return threads;
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int threads, int spin_us)
+    : threads_(checked(threads)), spin_us_(spin_us), shares_(static_cast<std::size_t>(threads)) {
+  team_.reserve(static_cast<std::size_t>(threads));
+  try {
+    for (int worker = 1; worker < threads; ++worker) {
+      team_.emplace_back([this, worker] { work(worker); });
+      add(Counter::kThreads, 1);
+    }
+  } catch (const std::system_error& error) {
+    const std::size_t started = team_.size();
+    stop();
+    fail(Code::kSystem, cat("ThreadPool: starting thread ", started + 1, " of ", threads, ": ", error.what()), __FILE__,
+         __LINE__);
   }
 }
 
 ThreadPool::~ThreadPool() {
-  {
-    std::lock_guard lock(mutex_);
-    stop_.store(true);
-  }
-  wake_.notify_all();
-  for (auto& thread : team_) thread.join();
+  stop();
 }
 
-void ThreadPool::dispatch(Call call, void* context) {
-  call_ = call;
-  context_ = context;
-  pending_.store(static_cast<int>(team_.size()), std::memory_order_relaxed);
-  generation_.fetch_add(1);  // seq_cst: ordered against the sleepers' announcement in work()
+void ThreadPool::stop() {
+  stop_ = true;
+  open();
+  for (auto& thread : team_) thread.join();
+  add(Counter::kThreads, -static_cast<std::int64_t>(team_.size()));
+}
+
+void ThreadPool::open() {
+  // Sequentially consistent against the sleepers' announcement in await(): either the announcement is seen here, or the
+  // new generation there. Taking the mutex waits until an announced sleeper really waits.
+  gate_.store((gate_.load(std::memory_order_relaxed) / kGeneration + 1) * kGeneration);
   if (sleepers_.load() > 0) {
     {
       std::lock_guard lock(mutex_);
     }
     wake_.notify_all();
   }
+}
+
+void ThreadPool::dispatch(Call call, const void* context) {
+  call_ = call;
+  context_ = context;
+  left_.store(0, std::memory_order_relaxed);
+  open();
   call(context, 0);
-  // Workers finish within one job's length of each other; yield now and then for machines with fewer cores.
-  for (int spins = 0; pending_.load(std::memory_order_acquire) > 0; ++spins) {
+  // All the work has been taken. Those who are at it finish within a chunk's time of now; the others stay outside.
+  const std::uint64_t entered = gate_.fetch_or(kClosed, std::memory_order_relaxed) & kEntered;
+  for (int spins = 1; left_.load(std::memory_order_acquire) < entered; ++spins) {
     relax();
-    if ((spins & 1023) == 1023) std::this_thread::yield();
+    if (spins % 1024 == 0) std::this_thread::yield();
   }
 }
 
+std::uint64_t ThreadPool::await(std::uint64_t seen) {
+  const auto passed = [&](std::uint64_t gate) { return gate / kGeneration != seen / kGeneration; };
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::microseconds(spin_us_);
+  for (int spins = 1;; ++spins) {
+    const std::uint64_t gate = gate_.load(std::memory_order_acquire);
+    if (passed(gate)) return gate;
+    relax();
+    if (spins % 64 != 0 || std::chrono::steady_clock::now() < deadline) continue;
+    std::unique_lock lock(mutex_);
+    sleepers_.fetch_add(1);
+    wake_.wait(lock, [&] { return passed(gate_.load()); });
+    sleepers_.fetch_sub(1);
+  }
+}
+
+bool ThreadPool::enter(std::uint64_t gate) {
+  for (std::uint64_t now = gate; now / kGeneration == gate / kGeneration && !(now & kClosed);)
+    if (gate_.compare_exchange_weak(now, now + 1, std::memory_order_acquire)) return true;
+  return false;
+}
+
 void ThreadPool::work(int worker) {
-  std::uint64_t seen = 0;
-  for (;;) {
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::microseconds(spin_us_);
-    for (int spins = 0; generation_.load(std::memory_order_acquire) == seen && !stop_.load(std::memory_order_relaxed);
-         ++spins) {
-      relax();
-      if ((spins & 63) == 63 && std::chrono::steady_clock::now() > deadline) {
-        std::unique_lock lock(mutex_);
-        sleepers_.fetch_add(1);
-        wake_.wait(lock, [&] { return generation_.load() != seen || stop_.load(); });
-        sleepers_.fetch_sub(1);
-        break;
-      }
-    }
-    if (stop_.load()) return;
-    seen = generation_.load(std::memory_order_acquire);
+  for (std::uint64_t gate = 0;;) {
+    gate = await(gate);
+    if (!enter(gate)) continue;
+    if (stop_) return;
     call_(context_, worker);
-    pending_.fetch_sub(1, std::memory_order_release);
+    left_.fetch_add(1, std::memory_order_release);
   }
 }
 

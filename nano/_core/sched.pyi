@@ -35,15 +35,16 @@ class Batch:
     top_k: I32  # [R]
     seeds: U64  # [R]
     sample_positions: I32  # [R] the position of the token being sampled (noise = f(seed, position))
-    preempted: U64  # ids preempted while this step was scheduled
+    preempted: U64  # ids preempted since the step before, to make room for this one
 
 class Committed:
-    """What `commit` changed: one row a sampled token, in the order of Batch.sample_seqs."""
+    """What `commit` changed: one row a sampled token, in the order of Batch.sample_seqs; views, valid until the next
+    `commit`."""
 
     ids: U64  # [R]
     indices: I32  # [R] the token's place among the request's outputs, from 0
     tokens: I32  # [R]
-    finish: U8  # [R] 0 unfinished, 1 stop, 2 length
+    finish: U8  # [R] 0 unfinished, 1 stop, 2 length, 3 aborted since `schedule` (the token is to be ignored)
     cached: I32  # [R] prompt tokens that came from the prefix cache
 
 class Scheduler:
@@ -52,6 +53,12 @@ class Scheduler:
     Lives of a request: queued -> running -> finished; with `gated`, queued only after `open`; with `reserve`, receiving
     (it holds blocks whose KV another engine writes) -> `activate` -> running. Deterministic: same calls, same batches.
     Not thread-safe: one owner thread.
+
+    Requests are served by (priority, arrival). A queued one is admitted when all of its known tokens have room above
+    the watermark. When a running one needs a block and none is free, the last in that order is preempted: it gives back
+    its blocks, and later recomputes prompt and outputs; no token is emitted twice. The last itself waits. A request
+    ends with "stop" at a stop id (which is its last token), with "length" at max_tokens outputs or at max_model_len
+    tokens in all. An unknown id, or a request in another state than the call needs, raises InvalidInput.
     """
 
     def __init__(
@@ -73,7 +80,7 @@ class Scheduler:
         top_p: float = 1.0,
         top_k: int = 0,
         seed: int = 0,
-        min_tokens: int = 0,
+        min_tokens: int = 0,  # stop ids are not obeyed before this many outputs
         stop_ids: Sequence[
             int
         ] = (),  # EOS and other ids that end the request (the caller leaves EOS out for ignore_eos)
@@ -83,19 +90,24 @@ class Scheduler:
         salt: int = 0,
     ) -> None:
         """Raises InvalidInput (nothing changed): empty prompt, duplicate id, prompt + 1 > max_model_len, or a request
-        that could never fit the pool even alone. The text has both numbers."""
-    def open(self, id: int) -> None: ...
+        that could never fit the pool even alone: blocks for min(prompt + max_tokens, max_model_len) > the pool less the
+        watermark. The text has both numbers. `salt` separates prefix caches."""
+    def open(self, id: int) -> None:
+        """Lets a gated request be scheduled; it keeps its place by arrival."""
     def reserve(self, id: int, tokens: I32, max_tokens: int, **sampling: object) -> tuple[int, I32] | None:
         """Blocks for a whole prompt whose KV arrives from elsewhere, as `(first_block, block_ids)`: the leading
         `first_block` prompt blocks were found in the prefix cache, `block_ids` are for the rest, in order. None when
-        the pool has no room now (watermark, `max_reserved`, or too many sequences). Keywords as `add`."""
+        the pool has no room now (watermark, `max_reserved`, or too many sequences). Keywords as `add`, less `gated`.
+        A reservation that is the only one may exceed `max_reserved`, so that a long prompt gets its turn."""
     def activate(self, id: int, first_token: int) -> int:
         """The reservation's KV is complete (its full blocks enter the prefix index) and its first token is known
-        (output index 0). The request runs on; returns the finish code (then it is already gone)."""
+        (output index 0). The request runs on: 0; or it is over with that token, and gone (or held): 1 or 2."""
     def recompute(self, id: int) -> None:
-        """Turns a reservation into an ordinary queued request, whose KV this engine computes itself."""
+        """Turns a reservation into an ordinary queued request, whose KV this engine computes itself. Its blocks are
+        free at once: nobody may write into them any more. The same holds for `abort`."""
     def abort(self, id: int) -> bool:
-        """Ends a request in any state and frees its blocks, held ones too; False when it is not known."""
+        """Ends a request in any state and frees its blocks, held ones too; False when it is not known. If the step
+        under way computes it, its blocks are freed at `commit`."""
     def release(self, id: int) -> None:
         """Frees the blocks of a finished request that was added with hold."""
     def schedule(self) -> Batch | None:
@@ -103,13 +115,17 @@ class Scheduler:
     def commit(self, tokens: I32) -> Committed:
         """The sampled tokens, in the order of `Batch.sample_seqs`. Exactly one commit follows each schedule. A
         request aborted in between is ignored: its row has finish 3. Full blocks enter the prefix index here."""
-    def has_work(self) -> bool: ...
+    def has_work(self) -> bool:
+        """Is anything queued or running? `schedule` may still return None: then only `release`, `abort` or
+        `activate` can make room."""
     def next_gated(self, count: int) -> U64:
         """The first `count` gated requests in the order in which they would be scheduled."""
-    def block_table(self, id: int) -> I32: ...
+    def block_table(self, id: int) -> I32:
+        """A copy of the request's blocks, in order; empty while it is queued."""
     def num_computed(self, id: int) -> int:
         """Tokens of the request whose KV is in its blocks (committed)."""
     def stats(self) -> dict[str, int]:
         """waiting, gated, running, reserved, held, free_blocks, and totals since the start: preemptions,
-        prefix_hit_tokens, split_chunks, steps."""
-    def check(self) -> None: ...
+        prefix_hit_tokens, split_chunks (steps that ended within a prompt), steps."""
+    def check(self) -> None:
+        """Raises Internal when an invariant is broken (tests)."""

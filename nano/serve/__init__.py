@@ -1,0 +1,1 @@
+"""The launcher: a registry, engines and a router on this machine, started, watched and stopped together."""

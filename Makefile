@@ -1,0 +1,52 @@
+# make serve | test | lint | sanitize | bench. Each sets up what it needs in $(VENV) first; none needs root.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+JOBS ?= $(shell nproc)
+
+.PHONY: help serve test lint sanitize bench wheel pythons clean
+
+help:
+	@echo "make serve     build everything and serve the demo model on http://127.0.0.1:8080"
+	@echo "make test      build everything and run the test suite"
+	@echo "make lint      ruff, mypy --strict, clang-format"
+	@echo "make sanitize  native tests under address, undefined-behaviour and thread sanitizers"
+	@echo "make bench     benchmarks, with ratios to their limits"
+	@echo "make wheel     wheels with and without CUDA kernels, and each extra in an environment of its own"
+	@echo "make pythons   build and test transfer and registry on the other Pythons that are here"
+
+# The stamp is newer than all that the native build reads, or the build runs again.
+NATIVE := $(shell find csrc CMakeLists.txt pyproject.toml constraints.txt -type f 2>/dev/null | grep -v '~$$')
+STAMP := $(VENV)/.installed
+
+$(STAMP): $(NATIVE)
+	@sh scripts/setup.sh "$(PYTHON)" "$(VENV)" "$(JOBS)"
+	@touch $(STAMP)
+
+serve: $(STAMP)
+	@exec $(BIN)/python -m nano.serve $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'tests/cpp/*.cpp')
+	$(BIN)/mypy
+
+sanitize: $(STAMP)
+	sh scripts/sanitize.sh "$(BIN)" "$(JOBS)"
+
+bench: $(STAMP)
+	sh scripts/bench.sh "$(BIN)"
+
+wheel: $(STAMP)
+	sh scripts/wheels.sh "$(BIN)"
+
+pythons: $(STAMP)
+	sh scripts/pythons.sh
+
+clean:
+	rm -rf build dist $(VENV) nano/*.so nano/router/*.so

@@ -1,0 +1,219 @@
+"""The CPU engine beside transformers: decode at batch 1, prefill, a batch of 32, time to first token, start, memory.
+
+    python bench/engine/cpu.py tiny small 0.6B [--peers none] [--repeats 3]
+
+Each engine runs in a process of its own. Answers are checked: the engine's greedy tokens must be the argmax of
+transformers' fp32 logits, or within a hundredth of their deviation of it (bf16 rounds).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import report
+
+# llama.cpp's server, llama-cpp-python, vLLM's CPU backend and transformers on 2 vCPU of a Zen 4 (AVX512-BF16), bf16.
+# Other machine, other day: a yardstick, not a race; transformers below runs in the same go.
+PUBLISHED = {
+    "tiny": {"llama.cpp": (2509, 15292, 1647, 6.4), "vLLM CPU": (209, 22274, 2146, 16)},
+    "small": {"llama.cpp": (114, 1185, 216, 96), "vLLM CPU": (61, 1541, 340, 86)},
+    "0.6B": {"llama.cpp": (30.4, 178, 40.6, 573), "vLLM CPU": (15.1, 325, 83.8, 360)},
+}
+DECODE = {"tiny": 512, "small": 128, "0.6B": 48}
+
+
+def prompts(vocab: int) -> list[tuple[list[int], int]]:
+    """32 requests: prompt lengths U(32, 256), output lengths U(32, 128)."""
+    random.seed(0)
+    return [
+        ([random.randrange(min(vocab, 10000)) for _ in range(random.randint(32, 256))], random.randint(32, 128))
+        for _ in range(32)
+    ]
+
+
+def ids(n: int, seed: int, vocab: int) -> list[int]:
+    rng = random.Random(seed)
+    return [rng.randrange(min(vocab, 10000)) for _ in range(n)]
+
+
+def run_nano(path: str, preset: str, repeats: int) -> dict[str, Any]:
+    started = time.perf_counter()
+    import torch  # noqa: F401
+
+    imported = time.perf_counter()
+    from nano import LLM, SamplingParams
+
+    def sampling(n: int) -> SamplingParams:
+        return SamplingParams(temperature=0.0, max_tokens=n, ignore_eos=True)
+
+    llm = LLM(path, skip_tokenizer_init=True, max_model_len=2048, prefix_caching=False, kvcache_bytes=1 << 29)
+    engine = llm._backend._engine  # type: ignore[union-attr]
+    vocab = engine.model_config.vocab_size
+    first = llm.generate([ids(16, 1, vocab)], sampling(1))
+    ready = time.perf_counter()
+    out: dict[str, Any] = {
+        "start_s": ready - imported,
+        "import_torch_s": imported - started,
+        "first": first[0].token_ids,
+    }
+    out["answers"] = [[p, llm.generate([p], sampling(24))[0].token_ids] for p in (ids(32, s, vocab) for s in (2, 3))]
+    llm.generate([p for p, _ in prompts(vocab)][:4], sampling(8))  # warm-up
+    decode, prefill, batch, ttft = [], [], [], []
+    n = DECODE[preset]
+    for repeat in range(repeats):
+        began = time.perf_counter()
+        llm.generate([ids(16, 10 + repeat, vocab)], sampling(1))
+        middle = time.perf_counter()
+        llm.generate([ids(16, 20 + repeat, vocab)], sampling(n + 1))
+        decode.append(n / (time.perf_counter() - middle - (middle - began)))
+        began = time.perf_counter()
+        llm.generate([ids(1024, 30 + repeat, vocab)], sampling(1))
+        prefill.append(1024 / (time.perf_counter() - began))
+        began = time.perf_counter()
+        llm.generate([ids(128, 40 + repeat, vocab)], sampling(1))
+        ttft.append((time.perf_counter() - began) * 1e3)
+        load = prompts(vocab)
+        began = time.perf_counter()
+        results = llm.generate([p for p, _ in load], [sampling(k) for _, k in load])
+        batch.append(sum(len(r.token_ids) for r in results) / (time.perf_counter() - began))
+    out |= {"decode": report.median(decode), "prefill": report.median(prefill), "batch": report.median(batch)}
+    out |= {"ttft_ms": report.median(ttft), "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    out["kv_mb"] = engine.num_blocks * engine.layout.block_bytes / 1e6
+    llm.close()
+    return out
+
+
+def run_transformers(path: str, preset: str, repeats: int) -> dict[str, Any]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).eval()
+    vocab = model.config.vocab_size
+    options: dict[str, Any] = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+
+    def generate(rows: list[list[int]], n: int) -> None:
+        width = max(map(len, rows))
+        tokens = torch.tensor([[0] * (width - len(row)) + row for row in rows])
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+        model.generate(tokens, attention_mask=mask, max_new_tokens=n, min_new_tokens=n, **options)
+
+    n = max(8, DECODE[preset] // 4)
+    decode, prefill, batch, ttft = [], [], [], []
+    with torch.inference_mode():
+        generate([ids(16, 1, vocab)], 4)
+        for repeat in range(repeats):
+            began = time.perf_counter()
+            generate([ids(16, 10 + repeat, vocab)], 1)
+            middle = time.perf_counter()
+            generate([ids(16, 20 + repeat, vocab)], n + 1)
+            decode.append(n / (time.perf_counter() - middle - (middle - began)))
+            began = time.perf_counter()
+            generate([ids(1024, 30 + repeat, vocab)], 1)
+            prefill.append(1024 / (time.perf_counter() - began))
+            began = time.perf_counter()
+            generate([ids(128, 40 + repeat, vocab)], 1)
+            ttft.append((time.perf_counter() - began) * 1e3)
+        load = prompts(vocab)
+        began = time.perf_counter()  # one padded batch, useful tokens counted; once: it is slow
+        generate([p for p, _ in load], max(k for _, k in load))
+        batch.append(sum(k for _, k in load) / (time.perf_counter() - began))
+    return {
+        "decode": report.median(decode), "prefill": report.median(prefill), "batch": report.median(batch),
+        "ttft_ms": report.median(ttft), "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }  # fmt: skip
+
+
+def check(path: str, answers: list[tuple[list[int], list[int]]]) -> str:
+    """'n of n tokens' or raises AssertionError."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    total = 0
+    with torch.inference_mode():
+        for prompt, output in answers:
+            logits = model(torch.tensor([prompt + output])).logits[0, len(prompt) - 1 : -1]
+            for row, token in zip(logits, output, strict=True):
+                gap = float((row.max() - row[token]) / row.std())
+                assert gap < 0.05, f"expected {int(row.argmax())}, got {token}: {gap:.3f} deviations apart"
+                total += 1
+    return f"{total} of {total}"
+
+
+def child(kind: str, path: str, preset: str, repeats: int) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--child", kind, "--path", path, "--repeats", str(repeats), preset]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}
+    )
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("presets", nargs="+", choices=sorted(PUBLISHED))
+    parser.add_argument("--peers", default="transformers", choices=("transformers", "none"))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--child", choices=("nano", "transformers"))
+    parser.add_argument("--path")
+    flags = parser.parse_args()
+    if flags.child:
+        run = run_nano if flags.child == "nano" else run_transformers
+        print(json.dumps(run(flags.path, flags.presets[0], flags.repeats)))
+        return
+    from nano.demo.random_checkpoint import PRESETS, make_checkpoint
+
+    threads = len(os.sched_getaffinity(0))
+    bandwidth, gemm = report.read_bandwidth(threads), report.matmul_rate(threads)
+    print(json.dumps(report.machine(), indent=2))
+    print(f"limits: read {bandwidth:.1f} GB/s, bf16 matmul {gemm:.0f} GFLOP/s")
+    results: dict[str, Any] = {"read_gb_s": bandwidth, "matmul_gflop_s": gemm}
+    for preset in flags.presets:
+        with tempfile.TemporaryDirectory() as folder:
+            from dataclasses import asdict
+
+            make_checkpoint(folder, dtype="bfloat16", **asdict(PRESETS[preset]))
+            weights = sum(f.stat().st_size for f in Path(folder).glob("*.safetensors"))
+            nano = child("nano", folder, preset, flags.repeats)
+            checked = check(folder, nano["answers"])
+            rows = [["nano", nano["decode"], nano["prefill"], nano["batch"], nano["ttft_ms"], nano["rss_mb"]]]
+            if flags.peers == "transformers":
+                peer = child("transformers", folder, preset, max(1, flags.repeats - 1))
+                rows.append(
+                    ["transformers", peer["decode"], peer["prefill"], peer["batch"], peer["ttft_ms"], peer["rss_mb"]]
+                )
+                results[f"{preset}/transformers"] = peer
+            for name, (decode, prefill, batch, ttft) in PUBLISHED[preset].items():
+                rows.append([f"{name} (Zen 4)", decode, prefill, batch, ttft, "-"])
+            shape = PRESETS[preset]
+            columns = ["engine", "decode b1 tok/s", "prefill 1024 tok/s", "batch 32 tok/s", "TTFT 128 ms", "RSS MB"]
+            report.table(f"{preset}, bf16, greedy; tokens checked: {checked}", columns, rows)
+            # The parameters that a token multiplies: all but the embedding table, unless lm_head shares it.
+            active = weights / 2 - (0 if shape.tied else shape.vocab * shape.hidden)
+            head = shape.vocab * shape.hidden
+            print(
+                f"decode reads {nano['decode'] * active * 2 / 1e9:.1f} GB/s of weights, "
+                f"{nano['decode'] * active * 2 / 1e9 / bandwidth:.0%} of the read bandwidth; prefill multiplies at "
+                f"{nano['prefill'] * 2 * (active - head) / 1e9:.0f} GFLOP/s, "
+                f"{nano['prefill'] * 2 * (active - head) / 1e9 / gemm:.0%} of torch's bf16 matmul; "
+                f"start to first token {nano['start_s']:.2f} s beyond import torch ({nano['import_torch_s']:.2f} s); "
+                f"RSS {nano['rss_mb']:.0f} MB, of them weights {weights / 1e6:.0f}, KV pool at most {nano['kv_mb']:.0f}"
+            )
+            results[preset] = nano
+    report.write_json("engine_cpu", results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+// One step's work as flat arrays, allocated once.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "sched/request.h"
+
+namespace nano {
+
+// S sequences, T tokens in all, R <= S of the sequences sample a token.
+class Batch {
+ public:
+  Batch(std::int32_t max_tokens, std::int32_t max_seqs, std::int32_t max_width, std::int32_t block_size);
+
+  // The requests' scheduled tokens, in the order given.
+  void fill(std::int64_t step, std::span<Request* const> plan);
+
+  std::int64_t step = 0;
+  std::int32_t num_seqs = 0;
+  std::int32_t num_tokens = 0;
+  std::int32_t num_samples = 0;
+  std::int32_t width = 0;                        // W, blocks in the widest table
+  std::vector<std::uint64_t> ids;                // [S]
+  std::vector<std::int32_t> token_ids;           // [T]
+  std::vector<std::int32_t> positions;           // [T]
+  std::vector<std::int64_t> slots;               // [T] block * block_size + offset
+  std::vector<std::int32_t> cu_query;            // [S + 1]
+  std::vector<std::int32_t> context_lens;        // [S] tokens in the cache after this step
+  std::unique_ptr<std::int32_t[]> block_tables;  // [S, W]
+  std::vector<std::int32_t> sample_rows;         // [R] index into the T tokens
+  std::vector<std::int32_t> sample_seqs;         // [R] index into the S sequences
+  std::vector<float> temperature;                // [R]
+  std::vector<float> top_p;                      // [R]
+  std::vector<std::int32_t> top_k;               // [R]
+  std::vector<std::uint64_t> seeds;              // [R]
+  std::vector<std::int32_t> sample_positions;    // [R]
+  std::vector<std::uint64_t> preempted;          // since the step before
+
+ private:
+  // What a row of block_tables holds: only what differs from the step before is written.
+  struct Row {
+    std::uint64_t table = 0;
+    std::int32_t filled = 0;  // blocks; zeros follow up to the width
+  };
+
+  void fill_tables(std::span<Request* const> plan);
+
+  std::int32_t block_size_;
+  std::vector<Row> rows_;
+};
+
+// What a commit changed: one row a sampled token, in the order of Batch::sample_seqs.
+struct Committed {
+  explicit Committed(std::int32_t max_seqs);
+  void append(std::uint64_t id, std::int32_t index, std::int32_t token, Finish end, std::int32_t hits);
+
+  std::int32_t count = 0;             // R
+  std::vector<std::uint64_t> ids;     // [R]
+  std::vector<std::int32_t> indices;  // [R] place among the request's outputs, from 0
+  std::vector<std::int32_t> tokens;   // [R]
+  std::vector<std::uint8_t> finish;   // [R] a Finish
+  std::vector<std::int32_t> cached;   // [R] prompt tokens that came from the prefix cache
+};
+
+}  // namespace nano

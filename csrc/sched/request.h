@@ -1,0 +1,68 @@
+// One request as its scheduler sees it.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kv/block_pool.h"
+
+namespace nano {
+
+// What the caller chooses for a request, besides its prompt.
+struct Options {
+  float temperature = 0.0F;
+  float top_p = 1.0F;
+  std::int32_t top_k = 0;
+  std::uint64_t seed = 0;
+  std::int32_t min_tokens = 0;
+  std::vector<std::int32_t> stop_ids;
+  std::int32_t priority = 0;  // smaller first
+  bool gated = false;
+  bool hold = false;
+  std::uint64_t salt = 0;
+};
+
+enum class State : std::uint8_t {
+  kGated,     // known, not schedulable
+  kWaiting,   // queued, holds no blocks
+  kRunning,   // holds blocks; prefilling or decoding
+  kReserved,  // holds blocks whose KV another engine writes
+  kHeld,      // finished, keeps its blocks
+  kFinished,
+  kAborted,
+};
+
+enum class Finish : std::uint8_t { kNone = 0, kStop = 1, kLength = 2, kAborted = 3 };
+
+struct Request {
+  std::uint64_t id = 0;
+  std::int64_t arrival = 0;
+  Options options;
+  std::vector<std::int32_t> tokens;  // prompt and outputs
+  std::int32_t prompt = 0;           // tokens in the prompt
+  std::int32_t limit = 0;            // it ends at this many tokens
+  State state = State::kWaiting;
+  std::int32_t computed = 0;   // leading tokens whose KV is in the blocks (committed)
+  std::int32_t scheduled = 0;  // tokens in the step under way
+  std::int32_t cached = -1;    // prompt tokens found in the prefix cache at first; -1 until then
+  std::vector<std::int32_t> blocks;
+  std::uint64_t table = 0;     // names this content of `blocks`, which only grows under one name
+  std::int32_t published = 0;  // leading blocks in the prefix index, as own or as another's equal block
+  PrefixNode node;             // the last of them
+
+  std::int32_t total() const { return static_cast<std::int32_t>(tokens.size()); }
+  std::int32_t outputs() const { return total() - prompt; }
+  std::int32_t remaining() const { return total() - computed; }
+  // Does the step under way reach the last known token?
+  bool samples() const { return scheduled > 0 && scheduled == remaining(); }
+};
+
+// The order in which requests are served; the reverse is the order in which they are preempted.
+struct ServedBefore {
+  bool operator()(const Request* a, const Request* b) const {
+    if (a->options.priority != b->options.priority) return a->options.priority < b->options.priority;
+    return a->arrival < b->arrival;
+  }
+};
+
+}  // namespace nano

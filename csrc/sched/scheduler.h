@@ -1,0 +1,121 @@
+// Continuous batching under one token budget.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "kv/block_pool.h"
+#include "sched/batch.h"
+#include "sched/request.h"
+
+namespace nano {
+
+struct Limits {
+  std::int32_t max_num_batched_tokens = 0;
+  std::int32_t max_num_seqs = 0;
+  std::int32_t max_model_len = 0;
+  double watermark = 0.01;    // share of the pool kept free for the growth of running requests
+  double max_reserved = 0.2;  // share of the pool that reservations may hold
+};
+
+struct Stats {
+  std::int64_t waiting = 0, gated = 0, running = 0, reserved = 0, held = 0, free_blocks = 0;
+  // Since the start.
+  std::int64_t preemptions = 0, prefix_hit_tokens = 0, split_chunks = 0, steps = 0;
+};
+
+// A request is queued -> running -> finished. With `gated` it is queued only after `open`; a reservation holds blocks
+// whose KV another engine writes until `activate` lets it run. Running requests are kept in the order in which they are
+// served: one that needs a block when none is free takes those of the last in that order, which goes back to the queue
+// and later recomputes prompt and outputs; the last one itself waits. So the first always gets on.
+// Deterministic; not thread-safe: one owner thread.
+class Scheduler {
+ public:
+  Scheduler(std::shared_ptr<BlockPool> pool, const Limits& limits);
+  ~Scheduler();
+  Scheduler(const Scheduler&) = delete;
+  Scheduler& operator=(const Scheduler&) = delete;
+
+  struct Reservation {
+    std::int32_t first_block;  // the prompt blocks before it were found in the prefix index
+    std::span<const std::int32_t> blocks;
+  };
+
+  void add(std::uint64_t id, std::span<const std::int32_t> tokens, std::int64_t max_tokens, Options options);
+  void open(std::uint64_t id);
+  std::optional<Reservation> reserve(std::uint64_t id, std::span<const std::int32_t> tokens, std::int64_t max_tokens,
+                                     Options options);
+  Finish activate(std::uint64_t id, std::int32_t first_token);
+  void recompute(std::uint64_t id);
+  bool abort(std::uint64_t id);
+  void release(std::uint64_t id);
+
+  // The next step, or null when nothing can run; valid until the next call.
+  const Batch* schedule();
+  // tokens: [num_samples] of the step under way; the result is valid until the next call.
+  const Committed& commit(std::span<const std::int32_t> tokens);
+
+  bool has_work() const { return !waiting_.empty() || !running_.empty(); }
+  std::vector<std::uint64_t> next_gated(std::size_t count) const;
+  std::span<const std::int32_t> block_table(std::uint64_t id) const { return find("block_table", id).blocks; }
+  std::int32_t num_computed(std::uint64_t id) const { return find("num_computed", id).computed; }
+  Stats stats() const;
+  // Throws kInternal when an invariant is broken.
+  void check() const;
+
+ private:
+  using Queue = std::set<Request*, ServedBefore>;
+
+  std::int32_t blocks_for(std::int64_t tokens) const;
+  Request& find(const char* operation, std::uint64_t id) const;
+  Request& find(const char* operation, std::uint64_t id, State state, const char* state_name) const;
+  std::unique_ptr<Request> make(const char* operation, std::uint64_t id, std::span<const std::int32_t> tokens,
+                                std::int64_t max_tokens, Options options);
+  void keep(std::unique_ptr<Request> request);
+  void drop(Request& request);
+  std::int32_t num_seqs() const { return static_cast<std::int32_t>(running_.size()) + num_reserved_; }
+  void end_reservation(const Request& request);
+
+  void run(Request& request);
+  void plan_running(bool decodes);
+  void plan_waiting();
+  void plan(Request& request, std::int32_t tokens);
+  bool place(Request& request, std::int32_t budget);
+  std::int32_t grow(Request& request, std::int32_t tokens);
+  void free_blocks(Request& request);
+  void preempt(Request& request);
+  void publish(Request& request);
+  Finish accept(Request& request, std::int32_t token) const;
+  void check_request(const Request& request) const;
+
+  std::shared_ptr<BlockPool> pool_;
+  Limits limits_;
+  std::int32_t watermark_ = 0;     // blocks
+  std::int32_t max_reserved_ = 0;  // blocks
+  std::unordered_map<std::uint64_t, std::unique_ptr<Request>> requests_;
+  Queue waiting_;
+  Queue gated_;
+  std::vector<Request*> running_;                  // as ServedBefore orders them
+  std::vector<std::unique_ptr<Request>> aborted_;  // in the step under way, which still touches their blocks
+  std::vector<Request*> plan_;                     // of the step under way
+  std::vector<Request*> finished_;                 // scratch of commit
+  std::vector<std::int32_t> hits_;                 // scratch of place
+  std::vector<std::uint64_t> preempted_;           // not yet told by a batch
+  std::int32_t num_reserved_ = 0;
+  std::int32_t num_held_ = 0;
+  std::int32_t reserved_blocks_ = 0;
+  std::int32_t budget_ = 0;
+  bool in_flight_ = false;  // between schedule and commit
+  std::int64_t arrivals_ = 0;
+  std::uint64_t tables_ = 0;
+  Stats totals_;
+  Batch batch_;
+  Committed committed_;
+};
+
+}  // namespace nano

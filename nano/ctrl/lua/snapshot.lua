@@ -1,0 +1,3 @@
+-- Everything that is registered, at one revision. ARGV: token. Returns {epoch, revision, {id, record, id, record, …}}.
+local at = epoch()
+return {at, revision(), redis.call('HGETALL', ENTRIES)}

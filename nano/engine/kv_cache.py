@@ -1,0 +1,70 @@
+"""The KV pool's memory and its layout: [blocks, layers, 2, kv_heads, block_size, head_dim], a block contiguous.
+
+Everything sees the pool through `KVLayout`: strides in elements, and the equal groups of layers in which a block
+travels between engines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import astuple, dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class KVLayout:
+    num_layers: int
+    num_kv_heads: int
+    block_size: int  # tokens
+    head_dim: int
+    itemsize: int  # bytes of an element
+    groups: int  # pieces a block travels in; divides num_layers
+
+    @property
+    def head_stride(self) -> int:
+        return self.block_size * self.head_dim
+
+    @property
+    def kv_stride(self) -> int:
+        """Elements from a layer's K to its V."""
+        return self.num_kv_heads * self.head_stride
+
+    @property
+    def layer_stride(self) -> int:
+        return 2 * self.kv_stride
+
+    @property
+    def block_stride(self) -> int:
+        return self.num_layers * self.layer_stride
+
+    @property
+    def block_bytes(self) -> int:
+        return self.block_stride * self.itemsize
+
+    @property
+    def layer_bytes(self) -> int:
+        return self.layer_stride * self.itemsize
+
+    @property
+    def group_layers(self) -> int:
+        return self.num_layers // self.groups
+
+    @property
+    def group_bytes(self) -> int:
+        return self.group_layers * self.layer_bytes
+
+    def piece_offsets(self, blocks: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+        """Byte offsets in the pool of the pieces of `blocks`: block by block, group by group. [blocks * groups]."""
+        base = blocks.astype(np.int64)[:, None] * self.block_bytes
+        return (base + np.arange(self.groups, dtype=np.int64)[None, :] * self.group_bytes).reshape(-1)
+
+    def digest(self) -> bytes:
+        """Equal on two engines when blocks of one may be copied to the other."""
+        return hashlib.sha256(repr(("kv1", *astuple(self))).encode()).digest()[:16]
+
+
+def layer_groups(num_layers: int, wanted: int) -> int:
+    """The smallest divisor of num_layers that is >= wanted."""
+    return next(n for n in range(min(wanted, num_layers), num_layers + 1) if num_layers % n == 0)

@@ -1,0 +1,150 @@
+"""Ops on the native CPU kernels. torch only holds the memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from nano._core import cpu
+from nano.engine.ops import AttentionShape, Buffer
+from nano.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from nano._core.sched import Batch
+
+
+def address(array: npt.NDArray[Any]) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+class CpuOps:
+    def __init__(self, dtype: torch.dtype, threads: int, isa: str = "auto") -> None:
+        if dtype not in (torch.float32, torch.bfloat16):
+            raise InvalidInput(f"dtype: expected float32 or bfloat16, got {dtype}")
+        self.dtype = dtype
+        self.context = cpu.Context(threads, isa)
+        self._dtype = cpu.F32 if dtype == torch.float32 else cpu.BF16
+        self._tables: list[torch.Tensor] = []
+        self._kv = 0
+        self._batch: Batch | None = None
+
+    # --- memory
+
+    def bind_pool(self, base: int) -> None:
+        """The address of the KV pool."""
+        self._kv = base
+
+    def buffer(self, rows: int, columns: int, fp32: bool) -> Buffer:
+        return Buffer(torch.empty(rows, columns, dtype=torch.float32 if fp32 else self.dtype))
+
+    def vector(self, values: torch.Tensor) -> int:
+        held = values.to(torch.float32).contiguous().clone()
+        self._tables.append(held)
+        return held.data_ptr()
+
+    def pack_linear(self, rows: int, columns: int) -> cpu.Linear:
+        return cpu.Linear(self.context, rows, columns, self._dtype)
+
+    def load_linear(self, weight: cpu.Linear, row: int, values: torch.Tensor) -> None:
+        values, dtype = self._source(values)
+        weight.load(row, values.shape[0], values.data_ptr(), dtype)
+
+    def pack_experts(self, experts: int, hidden: int, intermediate: int) -> _Experts:
+        return _Experts(cpu.Experts(self.context, experts, hidden, intermediate, self._dtype))
+
+    def load_expert(self, weight: _Experts, expert: int, part: str, values: torch.Tensor) -> None:
+        parts = weight.waiting.setdefault(expert, {})
+        parts[part] = values
+        if len(parts) == 3:  # packed together, once the last of gate, up and down has been read
+            gate, dtype = self._source(parts["gate"])
+            up, _ = self._source(parts["up"])
+            down, _ = self._source(parts["down"])
+            weight.packed.load(expert, gate.data_ptr(), up.data_ptr(), down.data_ptr(), dtype)
+            del weight.waiting[expert]
+
+    @staticmethod
+    def _source(values: torch.Tensor) -> tuple[torch.Tensor, int]:
+        if values.dtype == torch.bfloat16:
+            return values.contiguous(), cpu.BF16
+        return values.to(torch.float32).contiguous(), cpu.F32
+
+    # --- one step
+
+    def begin(self, batch: Batch) -> None:
+        self._batch = batch
+        self._ids = address(batch.token_ids)
+        self._positions = address(batch.positions)
+        self._slots = address(batch.slots)
+        self._cu_query = address(batch.cu_query)
+        self._context_lens = address(batch.context_lens)
+        self._block_tables = address(batch.block_tables)
+        self._seqs = batch.num_seqs
+        self._table_stride = batch.block_tables.shape[1]
+        self._sample_rows = address(batch.sample_rows)
+
+    def embed(self, weight: cpu.Linear, x: Buffer, n: int) -> None:
+        weight.gather(self._ids, n, x.ptr)
+
+    def rms_norm(self, x: Buffer, weight: int, eps: float, out: Buffer, n: int) -> None:
+        cpu.rms_norm(self.context, x.ptr, weight, out.ptr, n, x.columns, eps, self._dtype)
+
+    def rms_norm_samples(self, x: Buffer, weight: int, eps: float, out: Buffer, n: int) -> None:
+        cpu.rms_norm(self.context, x.ptr, weight, out.ptr, n, x.columns, eps, self._dtype, self._sample_rows)
+
+    def linear(self, weight: cpu.Linear, h: Buffer, n: int, out: Buffer, accumulate: bool = False) -> None:
+        weight.run(h.ptr, n, h.columns, out.ptr, out.columns, accumulate)
+
+    def rope_write(
+        self, qkv: Buffer, q: Buffer, q_norm: int, k_norm: int, table: int, layer: int, shape: AttentionShape, n: int
+    ) -> None:
+        layout = shape.layout
+        cpu.rope_write(
+            self.context, qkv.ptr, q.ptr, q_norm, k_norm, shape.eps, table, self._positions, self._slots,
+            self._kv + layer * layout.layer_bytes, n, shape.heads, shape.kv_heads, shape.head_dim, layout.block_size,
+            layout.block_stride, layout.kv_stride, layout.head_stride, self._dtype,
+        )  # fmt: skip
+
+    def attention(self, q: Buffer, out: Buffer, layer: int, shape: AttentionShape, n: int) -> None:
+        layout = shape.layout
+        cpu.attention(
+            self.context, q.ptr, out.ptr, self._kv + layer * layout.layer_bytes, self._cu_query, self._context_lens,
+            self._block_tables, self._seqs, self._table_stride, shape.heads, shape.kv_heads, shape.head_dim,
+            layout.block_size, layout.block_stride, layout.kv_stride, layout.head_stride, shape.head_dim**-0.5,
+            self._dtype,
+        )  # fmt: skip
+
+    def silu_mul(self, gate_up: Buffer, out: Buffer, n: int) -> None:
+        cpu.silu_mul(self.context, gate_up.ptr, out.ptr, n, out.columns, self._dtype)
+
+    def experts(
+        self, weight: _Experts, router_logits: Buffer, h: Buffer, x: Buffer, top_k: int, normalize: bool, n: int
+    ) -> None:
+        ids = np.empty((n, top_k), np.int32)
+        weights = np.empty((n, top_k), np.float32)
+        experts = router_logits.columns
+        cpu.route(self.context, router_logits.ptr, n, experts, top_k, normalize, address(ids), address(weights))
+        weight.packed.run(h.ptr, n, address(ids), address(weights), top_k, x.ptr)
+
+    def sample(self, logits: Buffer, vocab: int, n: int) -> npt.NDArray[np.int32]:
+        assert self._batch is not None
+        batch = self._batch
+        return sample_rows(self.context, logits.ptr, batch, vocab, n)
+
+
+class _Experts:
+    def __init__(self, packed: cpu.Experts) -> None:
+        self.packed = packed
+        self.waiting: dict[int, dict[str, torch.Tensor]] = {}
+
+
+def sample_rows(context: cpu.Context, logits: int, batch: Batch, vocab: int, n: int) -> npt.NDArray[np.int32]:
+    """Samples the first n rows of fp32 logits on the CPU with the batch's parameters."""
+    out = np.empty(n, np.int32)
+    cpu.sample(
+        context, logits, n, vocab, address(batch.temperature), address(batch.top_p), address(batch.top_k),
+        address(batch.seeds), address(batch.sample_positions), address(out),
+    )  # fmt: skip
+    return out
