@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sched.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -39,9 +40,9 @@ Connection::Connection(std::shared_ptr<Core> core, std::uint64_t id, Fd socket, 
       socket_(std::move(socket)),
       bell_(local ? make_eventfd() : Fd()),
       stream_(*this, outbox_),
+      heard_(boot_ns()),
       inbox_(local),
-      born_(boot_ns()),
-      heard_(born_),
+      born_(heard_),
       ticked_(born_),
       pinged_(born_) {}
 
@@ -214,7 +215,23 @@ void Connection::sever(Code code, const std::string& reason, bool quiet) {
   core_->waker.kick();
 }
 
-void Connection::start() {
+void Connection::start(const Fd& epoll) {
+  epoll_event event{};
+  event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+  event.data.u64 = id_ << 3 | kSocketEvents;
+  NANO_CHECK(epoll_ctl(epoll.get(), EPOLL_CTL_ADD, socket_.get(), &event) == 0, Code::kSystem,
+             "connection: epoll: ", errno_text(errno));
+  if (bell_) {
+    // Edge-triggered and never read: each ring is an edge of its own.
+    event.events = EPOLLIN | EPOLLET;
+    event.data.u64 = id_ << 3 | kBellEvents;
+    NANO_CHECK(epoll_ctl(epoll.get(), EPOLL_CTL_ADD, bell_.get(), &event) == 0, Code::kSystem,
+               "connection: epoll: ", errno_text(errno));
+  }
+  {
+    std::lock_guard lock(mutex_);
+    epoll_ = epoll.get();
+  }
   if (role_ != Role::kConnector) return;
   hello_.name = core_->config.name;
   hello_.nonce = random_bytes(32);
@@ -231,24 +248,10 @@ void Connection::writable() {
 }
 
 bool Connection::progress() {
-  bool moved = false;
-  if (readable_) {
-    const Inbox::Result result = inbox_.pump(socket_, *this);
-    readable_ = !inbox_.drained();
-    if (result == Inbox::Result::kMoved) {
-      moved = true;
-      heard_ = boot_ns();
-    } else if (result == Inbox::Result::kClosed) {
-      sever(Code::kPeerLost, "the connection was closed by the other side", false);
-      return true;
-    } else if (result == Inbox::Result::kBroken) {
-      sever(Code::kPeerLost, cat("protocol error: ", inbox_.error()), false);
-      return true;
-    }
-  }
-  if (shm_) moved |= shm_->serve();
+  bool moved = shm_ && shm_->serve();
+  if (readable_.load(std::memory_order_acquire)) moved |= receive();
   const bool completion = shm_ && shm_->has_completion();
-  if (completion || (dirty_.load(std::memory_order_acquire))) {
+  if (completion || dirty_.load(std::memory_order_acquire)) {
     Finished finished;
     std::lock_guard lock(mutex_);
     if (completion) moved |= shm_->advance(finished);
@@ -258,6 +261,31 @@ bool Connection::progress() {
     }
   }
   return moved;
+}
+
+// Reads what the socket has, if it is nobody else's turn. True: there was something.
+bool Connection::receive() {
+  if (turn_.test_and_set(std::memory_order_acquire)) return false;
+  Inbox::Result result = Inbox::Result::kClosed;
+  std::optional<Error> error;
+  if (!dead()) {
+    readable_.store(false, std::memory_order_relaxed);
+    try {
+      result = inbox_.pump(socket_, *this);
+    } catch (const Error& thrown) {
+      error = thrown;
+    }
+    if (!inbox_.drained()) readable_.store(true, std::memory_order_relaxed);
+    if (result == Inbox::Result::kBroken) error = Error(Code::kPeerLost, cat("protocol error: ", inbox_.error()));
+    if (result == Inbox::Result::kMoved) heard_.store(boot_ns(), std::memory_order_relaxed);
+  }
+  turn_.clear(std::memory_order_release);
+  if (error) {
+    sever(error->code(), error->what(), false);
+  } else if (result == Inbox::Result::kClosed) {
+    sever(Code::kPeerLost, "the connection was closed by the other side", false);
+  }
+  return result != Inbox::Result::kEmpty;
 }
 
 std::int64_t Connection::tick(std::int64_t now) {
@@ -288,10 +316,11 @@ std::int64_t Connection::tick(std::int64_t now) {
     }
   }
   // After a pause of this process itself, what the peer said meanwhile has to be read first.
-  if (now - ticked_ > config.silence_ns / 2) heard_ = now;
+  if (now - ticked_ > config.silence_ns / 2) heard_.store(now, std::memory_order_relaxed);
   ticked_ = now;
-  if (live && now - heard_ > config.silence_ns) {
-    sever(Code::kPeerLost, cat("silent for ", static_cast<double>(now - heard_) / 1e9, " s"), false);
+  const std::int64_t silent = now - heard_.load(std::memory_order_relaxed);
+  if (live && silent > config.silence_ns) {
+    sever(Code::kPeerLost, cat("silent for ", static_cast<double>(silent) / 1e9, " s"), false);
   } else if (greeting && role_ == Role::kAcceptor && now - born_ > config.greeting_ns) {
     sever(Code::kTimeout, "no handshake in time", false);
   } else if (greeting) {
@@ -301,10 +330,10 @@ std::int64_t Connection::tick(std::int64_t now) {
 }
 
 bool Connection::arm() {
-  return (shm_ && shm_->arm()) || readable_ || dead() || [&] {
-    std::lock_guard lock(mutex_);
-    return dirty_.load(std::memory_order_relaxed) && !blocked_;
-  }();
+  if ((shm_ && shm_->arm()) || dead()) return true;
+  std::lock_guard lock(mutex_);
+  if (dirty_.load(std::memory_order_relaxed) && !blocked_) return true;
+  return readable_.load(std::memory_order_relaxed) && waiters_ == 0;
 }
 
 void Connection::disarm() {
@@ -312,27 +341,36 @@ void Connection::disarm() {
 }
 
 void Connection::retire() {
+  // A waiting thread leaves its turn after one look at the socket, which is shut down.
+  while (turn_.test_and_set(std::memory_order_acquire)) sched_yield();
   landing_.release();
   reading_.reset();
   std::lock_guard lock(mutex_);
   shm_.reset();
   socket_.reset();
   bell_.reset();
+  epoll_ = -1;
   counted_.reset();
 }
 
 void Connection::assist() {
+  if (!local_) {
+    if (!dead() && receive() && dirty_.load(std::memory_order_acquire)) {
+      std::lock_guard lock(mutex_);
+      if (!blocked_ && state_ != State::kDead) flush_locked(kInlineSend);
+    }
+    return;
+  }
   Finished finished;
   std::unique_lock lock(mutex_, std::try_to_lock);
   if (lock && shm_ && shm_->has_completion()) shm_->advance(finished);
   if (lock) lock.unlock();
 }
 
-bool Connection::assist_begin() {
+void Connection::assist_begin() {
   std::lock_guard lock(mutex_);
-  if (!shm_) return false;
-  shm_->watch(true);
-  return true;
+  if (shm_) shm_->watch(true);
+  if (!local_ && waiters_++ == 0) listen_for(EPOLLOUT | EPOLLRDHUP | EPOLLET);
 }
 
 void Connection::assist_end() {
@@ -342,7 +380,20 @@ void Connection::assist_end() {
     shm_->watch(false);
     shm_->advance(finished);
   }
+  if (!local_) {
+    // Reports anew whatever is there.
+    if (--waiters_ == 0) listen_for(EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
+    if (dirty_.load(std::memory_order_relaxed) || readable_.load(std::memory_order_relaxed)) core_->waker.kick();
+  }
   lock.unlock();
+}
+
+void Connection::listen_for(std::uint32_t events) {
+  if (epoll_ < 0) return;
+  epoll_event event{};
+  event.events = events;
+  event.data.u64 = id_ << 3 | kSocketEvents;
+  epoll_ctl(epoll_, EPOLL_CTL_MOD, socket_.get(), &event);
 }
 
 void Connection::confirm(const OpPtr& op, std::size_t pieces, Finished& finished) {

@@ -21,7 +21,7 @@ class Assist {
  public:
   virtual ~Assist() = default;
   virtual void assist() = 0;        // look for completions now
-  virtual bool assist_begin() = 0;  // this thread will look, no doorbell is needed; false: it could not find any
+  virtual void assist_begin() = 0;  // this thread will look: nobody else has to be woken for them
   virtual void assist_end() = 0;    // it will look no longer
 };
 
