@@ -341,7 +341,7 @@ void Connection::disarm() {
 }
 
 void Connection::retire() {
-  // A waiting thread leaves its turn after one look at the socket, which is shut down.
+  // A waiting thread leaves its turn after one look or one chunk.
   while (turn_.test_and_set(std::memory_order_acquire)) sched_yield();
   landing_.release();
   reading_.reset();
@@ -353,18 +353,32 @@ void Connection::retire() {
   counted_.reset();
 }
 
-void Connection::assist() {
+bool Connection::assist() {
+  bool moved = false;
   if (!local_) {
-    if (!dead() && receive() && dirty_.load(std::memory_order_acquire)) {
+    if (dead()) return false;
+    moved = receive();
+    if (dirty_.load(std::memory_order_acquire)) {
       std::lock_guard lock(mutex_);
-      if (!blocked_ && state_ != State::kDead) flush_locked(kInlineSend);
+      if (!blocked_ && state_ != State::kDead) {
+        flush_locked(kFlushBudget);
+        moved = true;
+      }
     }
-    return;
+    return moved;
   }
-  Finished finished;
-  std::unique_lock lock(mutex_, std::try_to_lock);
-  if (lock && shm_ && shm_->has_completion()) shm_->advance(finished);
-  if (lock) lock.unlock();
+  // With the turn, for the shm path lives as long as that is held.
+  if (turn_.test_and_set(std::memory_order_acquire)) return false;
+  {
+    Finished finished;
+    moved = shm_ && shm_->read_some();
+    if (!moved && shm_ && shm_->has_completion()) {
+      std::lock_guard lock(mutex_);
+      moved = shm_->advance(finished);
+    }
+  }
+  turn_.clear(std::memory_order_release);
+  return moved;
 }
 
 void Connection::assist_begin() {

@@ -72,7 +72,7 @@ class Connection final : public Assist,
   // Frees what a dead connection holds.
   void retire();
 
-  void assist() override;
+  bool assist() override;
   void assist_begin() override;
   void assist_end() override;
 
@@ -137,6 +137,7 @@ class Connection final : public Assist,
   std::optional<Counted> counted_{std::in_place, Counter::kPeers};
 
   // Whoever has the turn receives: the worker, or, on a connection without shm, a thread that waits for a Transfer.
+  // With shm, such a thread takes it to look for completions and to copy reads.
   std::atomic_flag turn_;
   int waiters_ = 0;  // of those threads; under the mutex
   int epoll_ = -1;   // the worker's, which looks for input only while no thread waits

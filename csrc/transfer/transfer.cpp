@@ -25,9 +25,14 @@ void Transfer::wait(std::int64_t timeout_ns, std::int64_t spin_ns) {
   if (!done_.load(std::memory_order_acquire)) {
     if (const auto helper = spin_ns > 0 ? helper_.lock() : nullptr) {
       helper->assist_begin();
-      const std::int64_t spin_until = std::min(deadline, begin + spin_ns);
+      std::int64_t spin_until = std::min(deadline, begin + spin_ns);
       for (int spins = 1; !done_.load(std::memory_order_acquire); ++spins) {
-        helper->assist();
+        if (helper->assist()) {
+          const std::int64_t now = mono_ns();
+          if (now >= deadline) break;
+          spin_until = std::min(deadline, now + spin_ns);
+          continue;
+        }
         relax();
         if ((spins & 15) == 0 && mono_ns() >= spin_until) break;
       }

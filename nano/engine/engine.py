@@ -64,7 +64,7 @@ class Engine:
             raise InvalidInput(
                 f"max_model_len: the model has {model.max_position} positions, got {config.max_model_len}"
             )
-        self.num_blocks = self._size_pool()
+        self.num_blocks = self._size_pool(torch.device(device))
         self.max_model_len = min(self.max_model_len, self.num_blocks * config.kvcache_block_size)
         self.ops: Ops
         pool_bytes = self.num_blocks * self.layout.block_bytes
@@ -97,7 +97,7 @@ class Engine:
         )
         self.load_seconds = time.monotonic() - started
 
-    def _size_pool(self) -> int:
+    def _size_pool(self, device: torch.device) -> int:
         """Blocks for the pool: what was asked for, else what the largest load needs, within the default and memory."""
         config, block_bytes = self.config, self.layout.block_bytes
         one = -(-self.max_model_len // config.kvcache_block_size)
@@ -110,7 +110,7 @@ class Engine:
             if config.max_model_len:
                 blocks = max(blocks, one)  # who names a length gets room for it
         blocks = max(blocks, 2)
-        available = pool_bytes_available()
+        available = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else pool_bytes_available()
         if blocks * block_bytes > available:
             raise OutOfMemory(
                 f"KV pool: {blocks} blocks need {blocks * block_bytes} bytes, {available} are available; "

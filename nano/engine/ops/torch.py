@@ -77,8 +77,16 @@ class TorchOps:
     def rms_norm_samples(self, x: Buffer, weight: torch.Tensor, eps: float, out: Buffer, n: int) -> None:
         out.tensor[:n] = _norm(x.tensor[self._sample_rows.long()], weight, eps)
 
+    def _product(self, a: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """a @ weight.T in fp32, [rows of a, rows of weight]: sums are not rounded to the operands' dtype."""
+        if a.dtype == torch.float32:
+            return a @ weight.T
+        if a.is_cuda:
+            return torch.mm(a, weight.T, out_dtype=torch.float32)
+        return a.float() @ weight.float().T
+
     def linear(self, weight: torch.Tensor, h: Buffer, n: int, out: Buffer, accumulate: bool = False) -> None:
-        y = h.tensor[:n] @ weight.T
+        y = self._product(h.tensor[:n], weight)
         if accumulate:
             out.tensor[:n] += y
         else:
@@ -126,8 +134,9 @@ class TorchOps:
         for expert in torch.unique(ids).tolist():
             token, slot = (ids == expert).nonzero(as_tuple=True)
             mine = rows[token]
-            act = torch.nn.functional.silu(mine @ weight["gate"][expert].T) * (mine @ weight["up"][expert].T)
-            y = (act @ weight["down"][expert].T).float() * weights[token, slot, None]
+            gate, up = (self._product(mine, weight[part][expert]) for part in ("gate", "up"))
+            act = (torch.nn.functional.silu(gate) * up).to(self.dtype)
+            y = self._product(act, weight["down"][expert]) * weights[token, slot, None]
             x.tensor.index_add_(0, token, y)
 
     def sample(self, logits: Buffer, vocab: int, n: int) -> npt.NDArray[np.int32]:

@@ -1,0 +1,85 @@
+#include "cuda/block_copy.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "cuda/block_copy_kernel.cuh"
+#include "cuda/check.h"
+
+namespace nano::cuda {
+namespace {
+
+constexpr int kBlocksPerSm = 8;  // 64 warps: all that an SM holds
+
+// The device whose memory this is. An address that no device reaches would end the process's CUDA context.
+int device_of(const char* operation, const char* name, const void* pointer) {
+  cudaPointerAttributes attributes{};
+  NANO_CUDA_CHECK(cudaPointerGetAttributes(&attributes, pointer), operation, ": ", name, " ", pointer);
+  NANO_CHECK(attributes.type != cudaMemoryTypeUnregistered, Code::kInvalidInput, operation, ": ", name,
+             ": expected memory that a CUDA device reaches, got host memory at ", pointer);
+  return attributes.device;
+}
+
+class OnDevice {
+ public:
+  explicit OnDevice(int device) {
+    NANO_CUDA_CHECK(cudaGetDevice(&before_), "cudaGetDevice");
+    if (before_ != device) NANO_CUDA_CHECK(cudaSetDevice(device), "cudaSetDevice ", device);
+    changed_ = before_ != device;
+  }
+  ~OnDevice() {
+    if (changed_) cudaSetDevice(before_);
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
+
+template <bool kGather>
+void launch(const BlockCopy& copy) {
+  const char* operation = kGather ? "gather" : "scatter";
+  NANO_CHECK(copy.count >= 0, Code::kInvalidInput, operation, ": count: expected >= 0, got ", copy.count);
+  NANO_CHECK(copy.length >= 0, Code::kInvalidInput, operation, ": length: expected >= 0 bytes, got ", copy.length);
+  if (copy.count == 0 || copy.length == 0) return;
+  NANO_CHECK(copy.count <= std::numeric_limits<std::int64_t>::max() / copy.length, Code::kInvalidInput, operation,
+             ": expected less than 2^63 bytes, got ", copy.count, " blocks of ", copy.length);
+  NANO_CHECK(reinterpret_cast<std::uintptr_t>(copy.offsets) % sizeof(std::int64_t) == 0, Code::kInvalidInput, operation,
+             ": offsets: expected an address that 8 divides, got ", static_cast<const void*>(copy.offsets));
+  device_of(operation, "offsets", copy.offsets);
+  device_of(operation, "source", copy.source);
+  const int device = device_of(operation, "destination", copy.destination);
+  const OnDevice on(device);
+  int sms = 0;
+  NANO_CUDA_CHECK(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device), operation, ": device ", device);
+  const std::int64_t tiles = (copy.length - 1) / kTileBytes + 1;
+  const std::int64_t wanted = (copy.count * tiles - 1) / kWarps + 1;
+  const auto blocks = static_cast<unsigned>(std::min<std::int64_t>(wanted, sms * kBlocksPerSm));
+  copy_blocks<kGather><<<blocks, dim3(kWarp, kWarps), 0, reinterpret_cast<cudaStream_t>(copy.stream)>>>(
+      static_cast<const char*>(copy.source), static_cast<char*>(copy.destination), copy.offsets, copy.count,
+      copy.length, tiles);
+  NANO_CUDA_CHECK(cudaGetLastError(), operation, ": ", copy.count, " blocks of ", copy.length, " bytes on device ",
+                  device);
+}
+
+}  // namespace
+
+void gather(const BlockCopy& copy) {
+  launch<true>(copy);
+}
+
+void scatter(const BlockCopy& copy) {
+  launch<false>(copy);
+}
+
+int device_count() {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status == cudaErrorInsufficientDriver || status == cudaErrorNoDevice) return 0;
+  NANO_CUDA_CHECK(status, "device_count");
+  return count;
+}
+
+}  // namespace nano::cuda
