@@ -1,6 +1,6 @@
 """16 streams through the whole system over HTTP: tokens a second and inter-token latency.
 
-    python bench/engine/http.py tiny [--streams 16] [--tokens 256] [--disaggregated]
+    python bench/engine/streams.py tiny [--streams 16] [--tokens 256] [--disaggregated]
 
 Router, engine and this client share the machine. Greedy answers are compared with a stream run alone.
 """
