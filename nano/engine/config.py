@@ -23,7 +23,7 @@ class EngineConfig:
     host: str = "127.0.0.1"
     port: int = 0  # the ZMQ socket's; 0: any free port
     kvcache_block_size: int = 64
-    kvcache_bytes: int = 0  # 0: sized from the free memory, at most what max_num_seqs full requests need
+    kvcache_bytes: int = 0  # 0: 65536 tokens within 1 GiB, and at least max_model_len when that is given
     max_num_batched_tokens: int = 2048
     max_num_seqs: int = 256
     max_model_len: int = 0  # 0: the model's own

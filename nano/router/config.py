@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nano.cli import refuse_exposed
+from nano.cli import add_flag, refuse_exposed
 from nano.errors import InvalidInput
 from nano.router.policy import POLICIES
 
@@ -53,8 +53,7 @@ def parse_args(arguments: Sequence[str]) -> RouterConfig:
     default = RouterConfig()
 
     def add(name: str, text: str, **options: object) -> None:
-        flags = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
-        parser.add_argument(*flags, dest=name, default=getattr(default, name), help=text, **options)  # type: ignore[arg-type]
+        add_flag(parser, name, default=getattr(default, name), help=text, **options)
 
     add("host", "address to listen on")
     add("port", "port to listen on; 0 takes a free one", type=int)
