@@ -1,8 +1,7 @@
-#include "cuda/block_copy.h"
-
 #include <algorithm>
 #include <limits>
 
+#include "cuda/block_copy.h"
 #include "cuda/block_copy_kernel.cuh"
 #include "cuda/check.h"
 
