@@ -8,8 +8,6 @@
 namespace nano::cuda {
 namespace {
 
-constexpr int kBlocksPerSm = 8;  // 64 warps: all that an SM holds
-
 // The device whose memory this is. An address that no device reaches would end the process's CUDA context.
 int device_of(const char* operation, const char* name, const void* pointer) {
   cudaPointerAttributes attributes{};
