@@ -1,4 +1,4 @@
-// The copy itself. A warp takes a tile of one block at a time; neighbouring warps take neighbouring tiles.
+// The copy itself. A warp takes a tile of one block; neighbouring warps take neighbouring tiles.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@ namespace nano::cuda {
 inline constexpr int kWarp = 32;
 inline constexpr int kWarps = 8;         // a thread block
 inline constexpr int kLoads = 4;         // in flight a thread
-inline constexpr int kBlocksPerSm = 5;   // as many as its registers hold
+inline constexpr int kBlocksPerSm = 5;   // as many as an SM's registers hold
 inline constexpr int kTileBytes = 2048;  // kWarp * kLoads * sizeof(uint4)
 
 // bytes: at most kTileBytes and a multiple of sizeof(Word), as both addresses are. Every load of a round is issued
@@ -17,7 +17,7 @@ template <class Word>
 __device__ void copy_words(const char* source, char* destination, int bytes) {
   const auto* from = reinterpret_cast<const Word*>(source) + threadIdx.x;
   auto* to = reinterpret_cast<Word*>(destination) + threadIdx.x;
-  const int mine = static_cast<int>(bytes) / static_cast<int>(sizeof(Word)) - static_cast<int>(threadIdx.x);
+  const int mine = bytes / static_cast<int>(sizeof(Word)) - static_cast<int>(threadIdx.x);
 #pragma unroll 1
   for (int done = 0; done < mine; done += kWarp * kLoads, from += kWarp * kLoads, to += kWarp * kLoads) {
     Word held[kLoads];
