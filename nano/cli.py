@@ -1,11 +1,14 @@
-"""Flags from a typed config: one flag a field, underscores and dashes both."""
+"""What every command line shares: flags from a typed config, in both spellings, and the check of what is exposed."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import ipaddress
 import typing
 from typing import Any
+
+from nano.errors import InvalidInput
 
 
 def add_flag(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
@@ -25,7 +28,7 @@ def add_fields(parser: argparse.ArgumentParser, config: type[Any], skip: tuple[s
         if field.default is dataclasses.MISSING:
             options = {"required": True}
         if kind is bool:
-            options |= {"type": parse_bool, "metavar": "true|false"}
+            options |= {"type": parse_bool, "metavar": "true|false", "nargs": "?", "const": True}
         elif typing.get_origin(kind) is typing.Literal:
             options |= {"choices": typing.get_args(kind)}
         elif typing.get_origin(kind) is tuple:
@@ -40,6 +43,21 @@ def from_flags(config: type[Any], flags: argparse.Namespace, **more: Any) -> Any
     names = {field.name for field in dataclasses.fields(config)}
     values = {name: value for name, value in vars(flags).items() if name in names}
     return config(**(values | more))
+
+
+def refuse_exposed(host: str, allow_remote: bool) -> None:
+    """Raises InvalidInput when `host` can be reached from other machines and nobody said that this is meant."""
+    if not allow_remote and not is_loopback(host):
+        raise InvalidInput(f"--host {host} can be reached from other machines: say --allow_remote if that is meant")
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def parse_bool(text: str) -> bool:

@@ -18,6 +18,10 @@ namespace {
 using namespace transfer;
 using Indices = py::array_t<std::int64_t, py::array::c_style>;
 
+// How long Transfer.wait looks for completions itself: longer than it takes to wake a sleeping process on the other
+// side.
+constexpr std::int64_t kWaitSpin = 200'000;
+
 // Owns what must be released with the GIL held, by whichever thread lets go last.
 template <class T>
 std::shared_ptr<T> with_gil(T value) {
@@ -45,8 +49,6 @@ Indices indices(const py::object& value, const char* what) {
              ": expected integers, got dtype ", std::string(py::str(array.dtype())));
   return py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>::ensure(array);
 }
-
-struct PyEndpoint;
 
 // A region that Python holds: closed with its last reference.
 struct PyRegion {
@@ -252,7 +254,7 @@ void bind_transfer(py::module_ m) {
           [](Transfer& self, std::optional<double> timeout) {
             const std::int64_t limit = timeout ? nanoseconds(*timeout, "Transfer.wait") : -1;
             py::gil_scoped_release release;
-            self.wait(limit, 50'000);
+            self.wait(limit, kWaitSpin);
           },
           py::arg("timeout") = py::none())
       .def_property_readonly("error",

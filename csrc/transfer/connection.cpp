@@ -13,7 +13,6 @@
 namespace nano::transfer {
 namespace {
 
-constexpr std::size_t kFlushBudget = 2 << 20;
 constexpr std::uint64_t kInlineSend = 64 << 10;  // an operation up to this is sent by the caller
 constexpr std::int64_t kRelease = 2LL * 1'000'000'000;
 
@@ -39,9 +38,9 @@ Connection::Connection(std::shared_ptr<Core> core, std::uint64_t id, Fd socket, 
       socket_(std::move(socket)),
       bell_(local ? make_eventfd() : Fd()),
       stream_(*this, outbox_),
+      heard_(boot_ns()),
       inbox_(local),
-      born_(boot_ns()),
-      heard_(born_),
+      born_(heard_),
       ticked_(born_),
       pinged_(born_) {}
 
@@ -214,137 +213,6 @@ void Connection::sever(Code code, const std::string& reason, bool quiet) {
   core_->waker.kick();
 }
 
-void Connection::start() {
-  if (role_ != Role::kConnector) return;
-  hello_.name = core_->config.name;
-  hello_.nonce = random_bytes(32);
-  hello_.secret = !core_->config.secret.empty();
-  Frame frame;
-  frame.kind = Kind::kHello;
-  queue(frame, encode(hello_));
-}
-
-void Connection::writable() {
-  std::lock_guard lock(mutex_);
-  blocked_ = false;
-  if (!outbox_.idle() || stream_.waiting()) dirty_.store(true, std::memory_order_release);
-}
-
-bool Connection::progress() {
-  bool moved = false;
-  if (readable_) {
-    const Inbox::Result result = inbox_.pump(socket_, *this);
-    readable_ = !inbox_.drained();
-    if (result == Inbox::Result::kMoved) {
-      moved = true;
-      heard_ = boot_ns();
-    } else if (result == Inbox::Result::kClosed) {
-      sever(Code::kPeerLost, "the connection was closed by the other side", false);
-      return true;
-    } else if (result == Inbox::Result::kBroken) {
-      sever(Code::kPeerLost, cat("protocol error: ", inbox_.error()), false);
-      return true;
-    }
-  }
-  if (shm_) moved |= shm_->serve();
-  const bool completion = shm_ && shm_->has_completion();
-  if (completion || (dirty_.load(std::memory_order_acquire))) {
-    Finished finished;
-    std::lock_guard lock(mutex_);
-    if (completion) moved |= shm_->advance(finished);
-    if (dirty_.load(std::memory_order_relaxed) && !blocked_ && state_ != State::kDead) {
-      flush_locked(kFlushBudget);
-      moved = true;
-    }
-  }
-  return moved;
-}
-
-std::int64_t Connection::tick(std::int64_t now) {
-  const Config& config = core_->config;
-  bool live = false, greeting = false;
-  std::int64_t next = now + config.heartbeat_ns;
-  {
-    Finished finished;
-    std::lock_guard lock(mutex_);
-    live = state_ == State::kLive;
-    greeting = state_ != State::kLive && state_ != State::kDead;
-    std::vector<OpPtr> late;
-    for (const auto& [id, op] : ops_) {
-      if (op->deadline <= now) {
-        late.push_back(op);
-      } else {
-        next = std::min(next, op->deadline);
-      }
-    }
-    for (const OpPtr& op : late) {
-      end(op, text(*op, Code::kTimeout, "not confirmed within its timeout"), finished);
-    }
-    if (live && now - pinged_ >= config.heartbeat_ns) {
-      pinged_ = now;
-      Frame frame;
-      frame.kind = Kind::kPing;
-      if (outbox_.idle()) queue_locked(frame);
-    }
-  }
-  // After a pause of this process itself, what the peer said meanwhile has to be read first.
-  if (now - ticked_ > config.silence_ns / 2) heard_ = now;
-  ticked_ = now;
-  if (live && now - heard_ > config.silence_ns) {
-    sever(Code::kPeerLost, cat("silent for ", static_cast<double>(now - heard_) / 1e9, " s"), false);
-  } else if (greeting && role_ == Role::kAcceptor && now - born_ > config.greeting_ns) {
-    sever(Code::kTimeout, "no handshake in time", false);
-  } else if (greeting) {
-    next = std::min(next, born_ + config.greeting_ns + 1);
-  }
-  return next;
-}
-
-bool Connection::arm() {
-  return (shm_ && shm_->arm()) || readable_ || dead() || [&] {
-    std::lock_guard lock(mutex_);
-    return dirty_.load(std::memory_order_relaxed) && !blocked_;
-  }();
-}
-
-void Connection::disarm() {
-  if (shm_) shm_->disarm();
-}
-
-void Connection::retire() {
-  landing_.release();
-  reading_.reset();
-  std::lock_guard lock(mutex_);
-  shm_.reset();
-  socket_.reset();
-  bell_.reset();
-  counted_.reset();
-}
-
-void Connection::assist() {
-  Finished finished;
-  std::unique_lock lock(mutex_, std::try_to_lock);
-  if (lock && shm_ && shm_->has_completion()) shm_->advance(finished);
-  if (lock) lock.unlock();
-}
-
-bool Connection::assist_begin() {
-  std::lock_guard lock(mutex_);
-  if (!shm_) return false;
-  shm_->watch(true);
-  return true;
-}
-
-void Connection::assist_end() {
-  Finished finished;
-  std::unique_lock lock(mutex_);
-  if (shm_) {
-    shm_->watch(false);
-    shm_->advance(finished);
-  }
-  lock.unlock();
-}
-
 void Connection::confirm(const OpPtr& op, std::size_t pieces, Finished& finished) {
   if (op->ended) return;
   op->confirmed += pieces;
@@ -387,26 +255,6 @@ void Connection::queue_locked(const Frame& frame, std::string_view body) {
   sized.body = static_cast<std::uint32_t>(body.size());
   outbox_.push(sized, body);
   dirty_.store(true, std::memory_order_release);
-}
-
-void Connection::flush_locked(std::size_t budget) {
-  switch (outbox_.flush(socket_, stream_, budget)) {
-    case Outbox::Result::kEmpty:
-      dirty_.store(false, std::memory_order_relaxed);
-      break;
-    case Outbox::Result::kFull:
-      blocked_ = true;
-      dirty_.store(false, std::memory_order_relaxed);
-      break;
-    case Outbox::Result::kMore:
-      break;
-    case Outbox::Result::kBroken:
-      // The reading side finds out why, and severs.
-      blocked_ = true;
-      dirty_.store(false, std::memory_order_relaxed);
-      ::shutdown(socket_.get(), SHUT_RDWR);
-      break;
-  }
 }
 
 }  // namespace nano::transfer

@@ -60,21 +60,20 @@ class Connection final : public Assist,
   void sever(Code code, const std::string& reason, bool quiet);
 
   // The worker alone.
-  void start();  // registered: the greeting may begin
-  void readable() { readable_ = true; }
+  void start(const Fd& epoll);  // registers with it; the greeting may begin
+  void readable() { readable_.store(true, std::memory_order_release); }
   void writable();
   bool progress();
+  static constexpr std::uint64_t kSocketEvents = 3, kBellEvents = 4;  // in the low bits of an epoll event's data
   // Deadlines and heartbeats. Returns when it wants to be called again.
   std::int64_t tick(std::int64_t now);
   bool arm();
   void disarm();
   // Frees what a dead connection holds.
   void retire();
-  int socket_fd() const { return socket_.get(); }
-  int bell_fd() const { return bell_.get(); }
 
-  void assist() override;
-  bool assist_begin() override;
+  bool assist() override;
+  void assist_begin() override;
   void assist_end() override;
 
   std::mutex& mutex() override { return mutex_; }
@@ -105,6 +104,8 @@ class Connection final : public Assist,
   void open_shm(std::unique_ptr<ShmLink> link, int mine, Fd bell);
   void announce_all();
 
+  bool receive();
+  void listen_for(std::uint32_t events);
   void queue(const Frame& frame, std::string_view body = {});
   void queue_locked(const Frame& frame, std::string_view body = {});
   void flush_locked(std::size_t budget);
@@ -135,9 +136,14 @@ class Connection final : public Assist,
   std::unique_ptr<ShmPath> shm_;
   std::optional<Counted> counted_{std::in_place, Counter::kPeers};
 
-  // The worker alone.
+  // Whoever has the turn receives: the worker, or, on a connection without shm, a thread that waits for a Transfer.
+  // With shm, such a thread takes it to look for completions and to copy reads.
+  std::atomic_flag turn_;
+  int waiters_ = 0;  // of those threads; under the mutex
+  int epoll_ = -1;   // the worker's, which looks for input only while no thread waits
+  std::atomic<bool> readable_{true};
+  std::atomic<std::int64_t> heard_;
   Inbox inbox_;
-  bool readable_ = true;
   Hello hello_;
   Challenge challenge_;
   Landing landing_;
@@ -146,7 +152,9 @@ class Connection final : public Assist,
   ReadIntake reading_;
   std::vector<std::uint64_t> places_;
   std::vector<std::uint32_t> indices_;
-  std::int64_t born_, heard_, ticked_, pinged_;
+
+  // The worker alone.
+  std::int64_t born_, ticked_, pinged_;
 };
 
 }  // namespace nano::transfer

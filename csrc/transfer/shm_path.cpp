@@ -53,7 +53,12 @@ void ShmPath::submit(const OpPtr& op, Finished& finished) {
     return;
   }
   op->posted = op->pieces.size();
-  settle(op, 0, op->pieces.size(), copy_read(*op, 0, op->pieces.size()), finished);
+  settle(op, 0, op->pieces.size(), copy_read(*op, 0, op->pieces.size(), remote_of(*op)), finished);
+}
+
+ShmPath::RemoteRegion ShmPath::remote_of(const Op& op) const {
+  const auto at = regions_.find(op.remote_key);
+  return at == regions_.end() ? RemoteRegion{} : at->second;
 }
 
 void ShmPath::settle(const OpPtr& op, std::size_t first, std::size_t count, Status status, Finished& finished) {
@@ -253,10 +258,11 @@ bool ShmPath::copy_pieces(const std::byte* source, bool stream) {
   return true;
 }
 
-// Our own reads, a slice at a time.
+// Our own reads, a slice at a time: the worker, and whoever waits for one.
 bool ShmPath::read_some() {
   if (!reading_.load(std::memory_order_acquire)) return false;
   OpPtr op;
+  RemoteRegion remote;
   std::size_t first = 0, count = 0;
   {
     std::lock_guard lock(host_.mutex());
@@ -271,8 +277,9 @@ bool ShmPath::read_some() {
     first = op->posted;
     count = chunk_pieces(*op, kChunkPieces);
     op->posted += count;
+    remote = remote_of(*op);
   }
-  const Status status = copy_read(*op, first, count);
+  const Status status = copy_read(*op, first, count, remote);
   Finished finished;
   {
     std::lock_guard lock(host_.mutex());
@@ -281,10 +288,9 @@ bool ShmPath::read_some() {
   return true;
 }
 
-Status ShmPath::copy_read(Op& op, std::size_t first, std::size_t count) {
-  const auto at = regions_.find(op.remote_key);
-  if (at == regions_.end()) return Status::kUnknownRegion;
-  const std::byte* from = at->second.memory->data() + at->second.base;
+Status ShmPath::copy_read(Op& op, std::size_t first, std::size_t count, const RemoteRegion& remote) {
+  if (!remote.memory) return Status::kUnknownRegion;
+  const std::byte* from = remote.memory->data() + remote.base;
   const bool stream = op.bytes() >= kStreamingBytes && op.length >= kStreamingPiece;
   const CopyFn copy = streaming_copy();
   for (std::size_t i = first; i < first + count; ++i) {

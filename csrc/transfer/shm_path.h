@@ -26,6 +26,8 @@ class ShmPath final : public Path {
   bool arm() override;
   void disarm() override;
 
+  // Copies a chunk of our own reads, without the mutex. False: there are none.
+  bool read_some();
   // A waiting thread looks for completions itself (or stops to).
   void watch(bool watching);
   bool has_completion() const;
@@ -48,15 +50,15 @@ class ShmPath final : public Path {
     std::uint32_t count = 0;
   };
   struct RemoteRegion {
-    std::uint32_t memory_id;
+    std::uint32_t memory_id = 0;
     std::shared_ptr<Memory> memory;
-    std::uint64_t base, size;
+    std::uint64_t base = 0, size = 0;
   };
 
   bool post();
   bool reap(Finished& finished);
-  bool read_some();
-  Status copy_read(Op& op, std::size_t first, std::size_t count);
+  RemoteRegion remote_of(const Op& op) const;
+  Status copy_read(Op& op, std::size_t first, std::size_t count, const RemoteRegion& remote);
   void settle(const OpPtr& op, std::size_t first, std::size_t count, Status status, Finished& finished);
   Status copy_in(const Slot& slot, std::uint32_t& bad);
   bool copy_pieces(const std::byte* source, bool stream);

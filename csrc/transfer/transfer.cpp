@@ -23,10 +23,16 @@ void Transfer::wait(std::int64_t timeout_ns, std::int64_t spin_ns) {
   const std::int64_t begin = mono_ns();
   const std::int64_t deadline = begin + (timeout_ns < 0 || timeout_ns > kLongest ? kLongest : timeout_ns);
   if (!done_.load(std::memory_order_acquire)) {
-    if (const auto helper = helper_.lock(); helper && helper->assist_begin()) {
-      const std::int64_t spin_until = std::min(deadline, begin + spin_ns);
+    if (const auto helper = spin_ns > 0 ? helper_.lock() : nullptr) {
+      helper->assist_begin();
+      std::int64_t spin_until = std::min(deadline, begin + spin_ns);
       for (int spins = 1; !done_.load(std::memory_order_acquire); ++spins) {
-        helper->assist();
+        if (helper->assist()) {
+          const std::int64_t now = mono_ns();
+          if (now >= deadline) break;
+          spin_until = std::min(deadline, now + spin_ns);
+          continue;
+        }
         relax();
         if ((spins & 15) == 0 && mono_ns() >= spin_until) break;
       }

@@ -16,12 +16,12 @@
 
 namespace nano::transfer {
 
-// What a waiting thread can do itself to get completions in, so that no other thread needs to wake for them.
+// What a waiting thread can do itself for its operation, so that no other thread needs to wake for it.
 class Assist {
  public:
   virtual ~Assist() = default;
-  virtual void assist() = 0;        // look for completions now
-  virtual bool assist_begin() = 0;  // this thread will look, no doorbell is needed; false: it could not find any
+  virtual bool assist() = 0;        // do a bit of the work now; true: something moved
+  virtual void assist_begin() = 0;  // this thread will look: nobody else has to be woken for them
   virtual void assist_end() = 0;    // it will look no longer
 };
 
@@ -33,7 +33,8 @@ class Transfer : public std::enable_shared_from_this<Transfer> {
 
   bool done();
   // Waits at most that long, or until the operation's own deadline when negative; then raises its error, if any.
-  // Raises DeadlineExceeded when the time ran out first; the operation goes on.
+  // Raises DeadlineExceeded when the time ran out first; the operation goes on. For spin_ns after anything last moved
+  // this thread does the work itself; then it sleeps.
   void wait(std::int64_t timeout_ns, std::int64_t spin_ns);
   // Runs at once when it is done, else in the thread that ends it.
   void add_done_callback(Callback callback);

@@ -22,7 +22,7 @@ constexpr int kSpinsPerPoll = 8;
 Worker::Worker(std::shared_ptr<Core> core, Fd tcp, Fd local)
     : core_(std::move(core)), tcp_(std::move(tcp)), local_(std::move(local)), epoll_(epoll_create1(EPOLL_CLOEXEC)) {
   NANO_CHECK(epoll_, Code::kSystem, "Endpoint: epoll: ", errno_text(errno));
-  watch(core_->waker.fd().get(), Source::kWaker, 0, EPOLLIN);
+  watch(core_->waker.fd().get(), Source::kWaker);
   listen(true);
   thread_ = std::thread([this] {
     Counted counted(Counter::kThreads);
@@ -30,10 +30,10 @@ Worker::Worker(std::shared_ptr<Core> core, Fd tcp, Fd local)
   });
 }
 
-void Worker::watch(int fd, Source source, std::uint64_t id, std::uint32_t events) {
+void Worker::watch(int fd, Source source) {
   epoll_event event{};
-  event.events = events;
-  event.data.u64 = id << 3 | static_cast<std::uint64_t>(source);
+  event.events = EPOLLIN;
+  event.data.u64 = static_cast<std::uint64_t>(source);
   NANO_CHECK(epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) == 0 || errno == EEXIST, Code::kSystem,
              "Endpoint: epoll: ", errno_text(errno));
 }
@@ -42,7 +42,7 @@ void Worker::listen(bool on) {
   for (const auto& [fd, source] : {std::pair{tcp_.get(), Source::kTcp}, std::pair{local_.get(), Source::kLocal}}) {
     if (fd < 0) continue;
     if (on) {
-      watch(fd, source, 0, EPOLLIN);
+      watch(fd, source);
     } else {
       epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
     }
@@ -206,10 +206,7 @@ void Worker::adopt() {
   }
   for (auto& connection : fresh) {
     try {
-      watch(connection->socket_fd(), Source::kSocket, connection->id(), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
-      // Edge-triggered and never read: each ring is an edge of its own.
-      if (connection->bell_fd() >= 0) watch(connection->bell_fd(), Source::kBell, connection->id(), EPOLLIN | EPOLLET);
-      connection->start();
+      connection->start(epoll_);
     } catch (const Error& error) {
       connection->sever(error.code(), error.what(), false);
     }

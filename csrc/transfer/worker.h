@@ -28,7 +28,13 @@ class Worker {
   bool is_current() const { return thread_.get_id() == std::this_thread::get_id(); }
 
  private:
-  enum class Source : std::uint64_t { kWaker, kTcp, kLocal, kSocket, kBell };
+  enum class Source : std::uint64_t {
+    kWaker,
+    kTcp,
+    kLocal,
+    kSocket = Connection::kSocketEvents,
+    kBell = Connection::kBellEvents
+  };
 
   void run();
   bool step(std::int64_t now);
@@ -38,7 +44,7 @@ class Worker {
   void listen(bool on);
   void adopt();
   void bury();
-  void watch(int fd, Source source, std::uint64_t id, std::uint32_t events);
+  void watch(int fd, Source source);
   std::shared_ptr<Connection> add(Fd socket, Role role, bool local);
 
   const std::shared_ptr<Core> core_;

@@ -143,7 +143,7 @@ def assert_held_out(conversations: int, seed: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=nano.demo.path())
-    parser.add_argument("--cases", type=int, default=200, help="per skill")
+    parser.add_argument("--cases", type=int, default=100, help="per skill")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--conversations", type=int, default=1_000_000, help="of the training set, to check")
@@ -153,7 +153,7 @@ def main() -> None:
     options = parser.parse_args()
 
     share = len(arithmetic.HELD_OUT) / 10_000
-    assert share >= 0.1, f"held out {share:.1%} of the pairs, expected at least 10 %"
+    assert share >= 0.1, f"held out {share:.1%} of the pairs, expected at least 10%"
     assert_held_out(options.conversations, options.train_seed)
     print(
         f"{len(arithmetic.HELD_OUT):,} of 10,000 pairs ({share:.1%}) are held out, "

@@ -93,13 +93,18 @@ def attention(
     scale: float,
     dtype: int,
 ) -> None:
-    """Causal paged attention, prefill chunks and decode rows mixed in one batch; fp32 softmax and accumulation."""
+    """Causal paged attention, prefill chunks and decode rows mixed in one batch; fp32 softmax and accumulation.
+
+    Row i of a sequence with n rows and context c sees positions 0 to c - n + i. In fp32 a row's bits do not depend on
+    how its prompt was cut into chunks. In bf16 on AVX512-BF16, rows of chunks have their weights rounded to bf16 and
+    decode rows have not. Raises InvalidInput unless heads is 1 to 64 times kv_heads.
+    """
 
 def route(
     context: Context, logits: int, rows: int, experts: int, top_k: int, normalize: bool, ids: int, weights: int
 ) -> None:
     """Top-k routing: softmax over experts (fp32 [rows, experts]), the top_k largest (ties: smaller id), optionally
-    renormalised to sum 1. ids: int32 [rows, top_k], weights: fp32."""
+    renormalised to sum 1. ids: int32 [rows, top_k], weights: fp32. A row with NaN gets valid ids and NaN weights."""
 
 def sample(
     context: Context,
@@ -113,4 +118,11 @@ def sample(
     positions: int,  # int32 [rows]
     out: int,  # int32 [rows]
 ) -> None:
-    """The noise is a function of (seed, position) alone (Philox4x32-10): a row's token does not depend on the batch."""
+    """softmax(logits / temperature) of the top_k most probable tokens (ties: smaller id), of those the fewest whose
+    mass reaches top_p of theirs (at least one), and one draw: the first token, in the order of ids, at which the
+    cumulative mass exceeds u of the kept mass.
+
+    u has 53 bits of Philox4x32-10 at counter (position, 0, 0, 0) and key (seed's low word, its high word): the noise is
+    a function of (seed, position) alone, and a row's token does not depend on the batch. -inf logits are never drawn.
+    Raises Internal, naming the row, when its logits hold a NaN or their largest is infinite.
+    """

@@ -25,7 +25,10 @@ class Transfer:
         """What it ended with; None while it runs and after success."""
 
     def add_done_callback(self, fn: Callable[[Transfer], object]) -> None:
-        """Calls fn(self) at once when it has ended, else in the thread that ends it. fn must not close the endpoint."""
+        """Calls fn(self) at once when it has ended, else in the thread that ends it.
+
+        That thread moves everybody's data: fn must be short, and neither wait for a Transfer nor close the endpoint.
+        """
 
 class Region:
     """A named run of bytes that peers may address. Closed with its last reference, its arrays included."""

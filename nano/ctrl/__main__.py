@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import signal
 import sys
 
-from nano.cli import add_flag
+from nano.cli import add_flag, refuse_exposed
 from nano.errors import InvalidInput, MissingExtra, NanoError
 
 
@@ -55,10 +54,7 @@ async def _run(args: argparse.Namespace) -> None:
     from nano.ctrl.embedded import EmbeddedRedis
     from nano.ctrl.ports import check_free
 
-    if not args.allow_remote and not _is_loopback(args.host):
-        raise InvalidInput(
-            f"--host {args.host} can be reached from other machines: say --allow_remote if that is meant"
-        )
+    refuse_exposed(args.host, args.allow_remote)
     check_free(args.host, args.port)
     with contextlib.ExitStack() as stack:
         redis_url = args.redis_url or stack.enter_context(EmbeddedRedis()).url
@@ -78,15 +74,6 @@ async def _run(args: argparse.Namespace) -> None:
         server.stop()  # type: ignore[no-untyped-call]
         stopping.cancel()
         await serving
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ class EngineConfig:
     host: str = "127.0.0.1"
     port: int = 0  # the ZMQ socket's; 0: any free port
     kvcache_block_size: int = 64
-    kvcache_bytes: int = 0  # 0: sized from the free memory, at most what max_num_seqs full requests need
+    kvcache_bytes: int = 0  # 0: 65536 tokens within 1 GiB, and at least max_model_len when that is given
     max_num_batched_tokens: int = 2048
     max_num_seqs: int = 256
     max_model_len: int = 0  # 0: the model's own
@@ -32,6 +32,7 @@ class EngineConfig:
     cpu_isa: str = "auto"
     local_prefill_tokens: int = 256  # a rest at most this long is prefilled by the decode engine itself
     transfer_layer_groups: int = 4  # pieces a KV block travels in, one a group of layers
+    allow_remote: bool = False  # let `host` be reachable from other machines, without authentication
     transports: tuple[str, ...] = ("shm", "tcp")
     transfer_lease: float = 30.0  # seconds without progress until a prefill engine frees blocks nobody fetched
     models: tuple[str, ...] = field(default=())  # names that requests may use; empty: `model` as given

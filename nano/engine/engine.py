@@ -26,6 +26,8 @@ from nano.wire import Int32Array, Sampling
 if TYPE_CHECKING:
     from nano.transfer import Endpoint
 
+# The default pool: room for this many tokens, within this many bytes. Pages are reserved at once, which takes time.
+DEFAULT_POOL_TOKENS = 1 << 16
 DEFAULT_POOL_BYTES = 1 << 30
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -106,7 +108,8 @@ class Engine:
             if blocks < 2:
                 raise InvalidInput(f"kvcache_bytes: one block is {block_bytes} bytes, got {config.kvcache_bytes}")
         else:
-            blocks = min(one * config.max_num_seqs, DEFAULT_POOL_BYTES // block_bytes)
+            tokens = min(self.max_model_len * config.max_num_seqs, max(DEFAULT_POOL_TOKENS, self.max_model_len))
+            blocks = min(-(-tokens // config.kvcache_block_size), DEFAULT_POOL_BYTES // block_bytes)
             if config.max_model_len:
                 blocks = max(blocks, one)  # who names a length gets room for it
         blocks = max(blocks, 2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import astuple, dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -22,36 +23,36 @@ class KVLayout:
     itemsize: int  # bytes of an element
     groups: int  # pieces a block travels in; divides num_layers
 
-    @property
+    @cached_property
     def head_stride(self) -> int:
         return self.block_size * self.head_dim
 
-    @property
+    @cached_property
     def kv_stride(self) -> int:
         """Elements from a layer's K to its V."""
         return self.num_kv_heads * self.head_stride
 
-    @property
+    @cached_property
     def layer_stride(self) -> int:
         return 2 * self.kv_stride
 
-    @property
+    @cached_property
     def block_stride(self) -> int:
         return self.num_layers * self.layer_stride
 
-    @property
+    @cached_property
     def block_bytes(self) -> int:
         return self.block_stride * self.itemsize
 
-    @property
+    @cached_property
     def layer_bytes(self) -> int:
         return self.layer_stride * self.itemsize
 
-    @property
+    @cached_property
     def group_layers(self) -> int:
         return self.num_layers // self.groups
 
-    @property
+    @cached_property
     def group_bytes(self) -> int:
         return self.group_layers * self.layer_bytes
 

@@ -18,6 +18,7 @@ import msgspec
 
 from nano import __version__, wire
 from nano._core.sched import Batch
+from nano.cli import refuse_exposed
 from nano.ctrl import Registration, Registry, connect
 from nano.engine.comm import ClientGone, Comm, EngineLost, FromClient, FromEngine, Incoming
 from nano.engine.config import EngineConfig
@@ -40,6 +41,7 @@ class EngineServer:
     def __init__(self, config: EngineConfig, progress: Progress | None = None) -> None:
         if not config.name:
             config = replace(config, name=f"{config.role}-{wire.new_incarnation() & 0xFFFFFF:06x}")
+        refuse_exposed(config.host, config.allow_remote)
         self.config = config
         self.incarnation = wire.new_incarnation()
         self._inbox: Inbox[Item] = Inbox()
@@ -47,7 +49,9 @@ class EngineServer:
         self.endpoint: Endpoint | None = None
         try:
             if config.role != "hybrid":
-                self.endpoint = Endpoint(config.name, host=config.host, transports=config.transports)
+                self.endpoint = Endpoint(
+                    config.name, host=config.host, transports=config.transports, insecure=config.allow_remote
+                )
             self.engine = Engine(config, self.endpoint, progress)
         except BaseException:
             self.comm.start()

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nano.cli import add_flag, refuse_exposed
 from nano.errors import InvalidInput
 from nano.router.policy import POLICIES
 
@@ -16,7 +17,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 class RouterConfig:
     """nanoctrl_address: host:port of the registry service, redis://… or unix://…; empty: engines are given by hand.
     max_body_bytes: larger requests get 413. silence_timeout_s: how long an engine may say nothing about a request.
-    drain_s: how long running requests have after a stop signal.
+    drain_s: how long running requests have after a stop signal. allow_remote: without it only loopback is listened on.
     """
 
     host: str = "127.0.0.1"
@@ -28,8 +29,10 @@ class RouterConfig:
     max_body_bytes: int = 32 << 20
     silence_timeout_s: float = 600.0
     drain_s: float = 5.0
+    allow_remote: bool = False
 
     def __post_init__(self) -> None:
+        refuse_exposed(self.host, self.allow_remote)
         if not 0 <= self.port < 1 << 16:
             raise InvalidInput(f"--port: expected 0 to 65535, got {self.port}")
         if self.policy not in POLICIES:
@@ -50,8 +53,7 @@ def parse_args(arguments: Sequence[str]) -> RouterConfig:
     default = RouterConfig()
 
     def add(name: str, text: str, **options: object) -> None:
-        flags = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
-        parser.add_argument(*flags, dest=name, default=getattr(default, name), help=text, **options)  # type: ignore[arg-type]
+        add_flag(parser, name, default=getattr(default, name), help=text, **options)
 
     add("host", "address to listen on")
     add("port", "port to listen on; 0 takes a free one", type=int)
@@ -62,6 +64,7 @@ def parse_args(arguments: Sequence[str]) -> RouterConfig:
     add("max_body_bytes", "largest request body", type=int)
     add("silence_timeout_s", "seconds without a token after which a request fails", type=float)
     add("drain_s", "seconds that running requests have after a stop signal", type=float)
+    add("allow_remote", "listen beyond this machine, without authentication", action="store_true")
     try:
         return RouterConfig(**vars(parser.parse_args(arguments)))
     except InvalidInput as error:

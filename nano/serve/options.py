@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nano.cli import add_fields, add_flag, parse_bool
+from nano.cli import add_fields, add_flag, parse_bool, refuse_exposed
 from nano.engine.config import EngineConfig
 from nano.errors import InvalidInput, MissingExtra
 
 DEMO = "demo"
 # Given to each engine by the launcher itself; every other field of EngineConfig is a flag here, and passed on.
-_OWN = ("model", "role", "name", "host", "port", "models", "threads")
+_OWN = ("model", "role", "name", "host", "port", "models", "threads", "allow_remote")
 DESCRIPTION = """Serves a model on this machine: starts a registry, prefill and decode engines and an OpenAI-compatible
 router, and stops them together. Without arguments: the demo model on http://127.0.0.1:8080."""
 
@@ -40,6 +40,7 @@ class Options:
     policy: str
     log_level: str
     grace: float
+    allow_remote: bool
     engine_flags: tuple[str, ...]
 
 
@@ -55,6 +56,7 @@ def parse(arguments: list[str]) -> Options:
         raise InvalidInput(f"expected --decode >= 1 and --prefill >= 0, got {flags.decode} and {flags.prefill}")
     if flags.hybrid < 0 or flags.threads < 0 or flags.grace < 0:
         raise InvalidInput("expected --hybrid, --threads and --grace >= 0")
+    refuse_exposed(flags.host, flags.allow_remote)
     names = tuple(name for name in flags.served_model_name.split(",") if name)
     return Options(
         model=flags.model,
@@ -70,6 +72,7 @@ def parse(arguments: list[str]) -> Options:
         policy=flags.policy,
         log_level=flags.log_level,
         grace=flags.grace,
+        allow_remote=flags.allow_remote,
         engine_flags=_engine_flags(flags),
     )
 
@@ -91,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add_flag(parser, "host", default="127.0.0.1", help="the router's address (default: 127.0.0.1)")
     add_flag(parser, "port", type=int, default=8080, help="the router's port (default: 8080)")
+    add_flag(parser, "allow_remote", action="store_true", help="let --host be reachable from other machines")
     add_flag(parser, "redis_url", default="", help="redis:// or unix:// address (default: a private Redis is started)")
     add_flag(parser, "nanoctrl_scope", default="", help="registry scope (default: one of this launcher's own)")
     add_flag(parser, "threads", type=int, default=0, help="threads of each engine (default: CPUs / engines)")

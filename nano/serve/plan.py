@@ -62,6 +62,7 @@ def make(options: Options, redis_url: str) -> Plan:
             sys.executable, "-m", "nano.router", "--host", options.host, "--port", str(options.port),
             "--drain_s", str(options.grace), "--log_level", options.log_level, *registry,
             *(("--policy", options.policy) if options.policy else ()),
+            *(("--allow_remote",) if options.allow_remote else ()),
         ),
         environment=environment,
     )  # fmt: skip

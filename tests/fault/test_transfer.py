@@ -25,6 +25,7 @@ from nano.errors import DeadlineExceeded, NanoError, PeerLost, Refused
 from nano.transfer import Endpoint, Event
 
 MIB = 1 << 20
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # children import the same nano
 
 # Serves a region "kv" and expects tag 1 in it; answers "missing" and echoes messages until its stdin ends.
 SINK = """
@@ -70,7 +71,11 @@ with Endpoint("source", transports=(transport,)) as ep:
 class Child:
     def __init__(self, script: str, *args: object) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", script, *map(str, args)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", script, *map(str, args)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
         )
         self.first = self.readline()
 
@@ -399,6 +404,8 @@ def test_an_endpoint_that_nobody_closes_does_not_hang_the_interpreters_end() -> 
         "t = p.write(r, 'kv', [0], [0], 1 << 20)\n"
         "t.add_done_callback(print)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], timeout=30, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], timeout=30, capture_output=True, text=True, check=False, env=ENVIRONMENT
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

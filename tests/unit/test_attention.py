@@ -111,34 +111,34 @@ def check(
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-@pytest.mark.parametrize("head_dim", [8, 16, 24, 64, 80, 128, 256, 12])
-def test_every_head_size_matches_float64(context: cpu.Context, dtype: int, head_dim: int) -> None:
-    rng = np.random.default_rng(head_dim)
-    rows = [(1, 300), (37, 37), (1, 1), (5, 290), (130, 700)]
-    check(Cache(rng, [c for _, c in rows], 2, head_dim, 16, dtype), context, rng, 2, rows)
+def test_every_head_size_matches_float64(context: cpu.Context, dtype: int) -> None:
+    for head_dim in (8, 12, 16, 24, 64, 80, 128, 256):
+        rng = np.random.default_rng(head_dim)
+        rows = [(1, 300), (37, 37), (1, 1), (5, 290), (130, 400)]
+        check(Cache(rng, [c for _, c in rows], 2, head_dim, 16, dtype), context, rng, 2, rows)
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-@pytest.mark.parametrize("group", range(1, 17))
-def test_every_group_size_matches_float64(context: cpu.Context, dtype: int, group: int) -> None:
-    rng = np.random.default_rng(group)
-    rows = [(70, 70), (1, 513), (3, 20), (1, 31)]
-    check(Cache(rng, [c for _, c in rows], 1 + group % 3, 32, 64, dtype), context, rng, group, rows)
+def test_every_group_size_matches_float64(context: cpu.Context, dtype: int) -> None:
+    for group in range(1, 17):
+        rng = np.random.default_rng(group)
+        rows = [(70, 70), (1, 513), (3, 20), (1, 31)]
+        check(Cache(rng, [c for _, c in rows], 1 + group % 3, 32, 64, dtype), context, rng, group, rows)
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-@pytest.mark.parametrize("block_size", [1, 7, 16, 64, 256])
-def test_every_block_size_matches_float64(context: cpu.Context, dtype: int, block_size: int) -> None:
-    rng = np.random.default_rng(block_size)
-    rows = [(1, 257), (64, 256), (100, 400), (1, 3)]
-    check(Cache(rng, [c for _, c in rows], 2, 64, block_size, dtype), context, rng, 4, rows)
+def test_every_block_size_matches_float64(context: cpu.Context, dtype: int) -> None:
+    for block_size in (1, 7, 16, 64, 256):
+        rng = np.random.default_rng(block_size)
+        rows = [(1, 257), (64, 256), (100, 400), (1, 3)]
+        check(Cache(rng, [c for _, c in rows], 2, 64, block_size, dtype), context, rng, 4, rows)
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 def test_random_batches_match_float64(context: cpu.Context, dtype: int) -> None:
     for seed in range(6):
         rng = np.random.default_rng(seed)
-        lengths = [int(n) for n in rng.integers(1, 800, rng.integers(1, 6))]
+        lengths = [int(n) for n in rng.integers(1, 600, rng.integers(1, 6))]
         rows = [(1 if rng.random() < 0.5 else int(rng.integers(1, n + 1)), n) for n in lengths]
         head_dim = int(rng.integers(1, 17)) * 8
         cache = Cache(rng, lengths, int(rng.integers(1, 5)), head_dim, int(rng.choice([16, 64, 256])), dtype)
@@ -156,7 +156,7 @@ def test_large_scores_do_not_overflow(context: cpu.Context) -> None:
     assert np.abs(got - want).max() / np.abs(want).max() < 1e-3  # scores of 1e4 keep 3 decimals in fp32
 
 
-@pytest.mark.parametrize("head_dim", [8, 32, 80, 128])
+@pytest.mark.parametrize("head_dim", [8, 80])
 def test_fp32_rows_do_not_depend_on_how_the_prompt_was_cut(isa: str, head_dim: int) -> None:
     rng = np.random.default_rng(head_dim)
     length = 700

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +29,17 @@ def test_parallelism_above_one_is_refused_by_name(name: str, capsys: pytest.Capt
     with pytest.raises(SystemExit):
         parse(["--model=m", f"--{name}=2"])
     assert f"--{name}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["ctrl", "router", "engine", "serve"])
+def test_an_address_beyond_loopback_is_refused_with_the_flag_that_allows_it(module: str, tiny: Path) -> None:
+    command = [sys.executable, "-m", f"nano.{module}", "--host", "0.0.0.0", "--port", "0"]
+    if module == "engine":
+        command += ["--model", str(tiny)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "--allow_remote" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_seeds_deployment_line_is_understood() -> None:

@@ -23,32 +23,32 @@ def assert_close(got: Array, want: Array, dtype: int, tolerance: float = 2e-6) -
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-@pytest.mark.parametrize(("rows", "hidden"), [(1, 8), (3, 50), (2, 256), (70, 768), (5, 1024), (4, 67)])
-def test_rms_norm_matches_float64(context: cpu.Context, dtype: int, rows: int, hidden: int) -> None:
-    rng = np.random.default_rng(hidden)
-    x = (rng.standard_normal((rows, hidden)) * 10).astype(np.float32)
-    weight = rng.standard_normal(hidden).astype(np.float32)
-    out = poisoned((rows, hidden), dtype)
-    cpu.rms_norm(context, at(x), at(weight), at(out), rows, hidden, 1e-6, dtype)
-    wide = x.astype(np.float64)
-    want = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-6) * weight
-    assert_close(out, want, dtype)
+def test_rms_norm_matches_float64(context: cpu.Context, dtype: int) -> None:
+    for rows, hidden in ((1, 8), (3, 50), (2, 256), (70, 768), (5, 1024), (4, 67)):
+        rng = np.random.default_rng(hidden)
+        x = (rng.standard_normal((rows, hidden)) * 10).astype(np.float32)
+        weight = rng.standard_normal(hidden).astype(np.float32)
+        out = poisoned((rows, hidden), dtype)
+        cpu.rms_norm(context, at(x), at(weight), at(out), rows, hidden, 1e-6, dtype)
+        wide = x.astype(np.float64)
+        want = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-6) * weight
+        assert_close(out, want, dtype)
 
-    index = rng.permutation(rows)[: (rows + 1) // 2].astype(np.int32)
-    some = poisoned((len(index), hidden), dtype)
-    cpu.rms_norm(context, at(x), at(weight), at(some), len(index), hidden, 1e-6, dtype, at(index))
-    np.testing.assert_array_equal(some, out[index])
+        index = rng.permutation(rows)[: (rows + 1) // 2].astype(np.int32)
+        some = poisoned((len(index), hidden), dtype)
+        cpu.rms_norm(context, at(x), at(weight), at(some), len(index), hidden, 1e-6, dtype, at(index))
+        np.testing.assert_array_equal(some, out[index])
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-@pytest.mark.parametrize(("rows", "intermediate"), [(1, 8), (3, 50), (33, 3072), (2, 17)])
-def test_silu_mul_matches_float64(context: cpu.Context, dtype: int, rows: int, intermediate: int) -> None:
-    rng = np.random.default_rng(intermediate)
-    x = (rng.standard_normal((rows, 2 * intermediate)) * 5).astype(np.float32)
-    out = poisoned((rows, intermediate), dtype)
-    cpu.silu_mul(context, at(x), at(out), rows, intermediate, dtype)
-    gate, up = np.split(x.astype(np.float64), 2, axis=1)
-    assert_close(out, gate / (1 + np.exp(-gate)) * up, dtype)
+def test_silu_mul_matches_float64(context: cpu.Context, dtype: int) -> None:
+    for rows, intermediate in ((1, 8), (3, 50), (33, 3072), (2, 17)):
+        rng = np.random.default_rng(intermediate)
+        x = (rng.standard_normal((rows, 2 * intermediate)) * 5).astype(np.float32)
+        out = poisoned((rows, intermediate), dtype)
+        cpu.silu_mul(context, at(x), at(out), rows, intermediate, dtype)
+        gate, up = np.split(x.astype(np.float64), 2, axis=1)
+        assert_close(out, gate / (1 + np.exp(-gate)) * up, dtype)
 
 
 def test_silu_mul_takes_any_finite_gate(context: cpu.Context) -> None:
@@ -122,22 +122,25 @@ class Heads:
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 @pytest.mark.parametrize("norm", [True, False])
-@pytest.mark.parametrize(
-    ("tokens", "heads", "kv_heads", "head_dim"),
-    [(1, 4, 2, 8), (5, 3, 1, 24), (40, 8, 4, 32), (3, 2, 2, 80), (33, 16, 8, 128), (2, 1, 1, 256), (2, 2, 1, 6)],
-)
-def test_rope_write_turns_heads_and_fills_only_its_slots(
-    context: cpu.Context, dtype: int, norm: bool, tokens: int, heads: int, kv_heads: int, head_dim: int
-) -> None:
-    h = Heads(np.random.default_rng(head_dim), tokens, heads, kv_heads, head_dim, dtype)
-    h.write(context, norm)
-    assert_close(h.q, h.turned(0, heads, h.norms[0] if norm else None), dtype, 1e-5)
-    block, offset = h.slots // h.block_size, h.slots % h.block_size
-    written = h.pool[block, 1, :, :, offset]  # [tokens, 2, kv_heads, head_dim]
-    assert_close(written[:, 0], h.turned(heads, kv_heads, h.norms[1] if norm else None), dtype, 1e-5)
-    np.testing.assert_array_equal(written[:, 1], cast(h.qkv[:, heads + kv_heads :], dtype))
-    h.pool[block, 1, :, :, offset] = poisoned(written.shape, dtype)
-    assert np.isnan(float64(h.pool)).all(), "a slot outside of the list was written"
+def test_rope_write_turns_heads_and_fills_only_its_slots(context: cpu.Context, dtype: int, norm: bool) -> None:
+    for tokens, heads, kv_heads, head_dim in (
+        (1, 4, 2, 8),
+        (5, 3, 1, 24),
+        (40, 8, 4, 32),
+        (3, 2, 2, 80),
+        (33, 16, 8, 128),
+        (2, 1, 1, 256),
+        (2, 2, 1, 6),
+    ):
+        h = Heads(np.random.default_rng(head_dim), tokens, heads, kv_heads, head_dim, dtype)
+        h.write(context, norm)
+        assert_close(h.q, h.turned(0, heads, h.norms[0] if norm else None), dtype, 1e-5)
+        block, offset = h.slots // h.block_size, h.slots % h.block_size
+        written = h.pool[block, 1, :, :, offset]  # [tokens, 2, kv_heads, head_dim]
+        assert_close(written[:, 0], h.turned(heads, kv_heads, h.norms[1] if norm else None), dtype, 1e-5)
+        np.testing.assert_array_equal(written[:, 1], cast(h.qkv[:, heads + kv_heads :], dtype))
+        h.pool[block, 1, :, :, offset] = poisoned(written.shape, dtype)
+        assert np.isnan(float64(h.pool)).all(), "a slot outside of the list was written"
 
 
 def test_rows_do_not_depend_on_the_batch(context: cpu.Context) -> None:
@@ -160,20 +163,18 @@ def route(context: cpu.Context, logits: Array, top_k: int, normalize: bool) -> t
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-@pytest.mark.parametrize(("rows", "experts", "top_k"), [(1, 4, 2), (7, 8, 8), (65, 60, 4), (3, 128, 8), (2, 1, 1)])
-def test_route_picks_the_most_probable_experts(
-    context: cpu.Context, normalize: bool, rows: int, experts: int, top_k: int
-) -> None:
-    logits = (np.random.default_rng(experts).standard_normal((rows, experts)) * 3).astype(np.float32)
-    ids, weights = route(context, logits, top_k, normalize)
-    probabilities = np.exp(logits.astype(np.float64))
-    probabilities /= probabilities.sum(-1, keepdims=True)
-    order = np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
-    np.testing.assert_array_equal(ids, order)
-    want = np.take_along_axis(probabilities, order, 1)
-    if normalize:
-        want /= want.sum(-1, keepdims=True)
-    np.testing.assert_allclose(weights, want, rtol=2e-6)
+def test_route_picks_the_most_probable_experts(context: cpu.Context, normalize: bool) -> None:
+    for rows, experts, top_k in ((1, 4, 2), (7, 8, 8), (65, 60, 4), (3, 128, 8), (2, 1, 1)):
+        logits = (np.random.default_rng(experts).standard_normal((rows, experts)) * 3).astype(np.float32)
+        ids, weights = route(context, logits, top_k, normalize)
+        probabilities = np.exp(logits.astype(np.float64))
+        probabilities /= probabilities.sum(-1, keepdims=True)
+        order = np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
+        np.testing.assert_array_equal(ids, order)
+        want = np.take_along_axis(probabilities, order, 1)
+        if normalize:
+            want /= want.sum(-1, keepdims=True)
+        np.testing.assert_allclose(weights, want, rtol=2e-6)
 
 
 def test_route_breaks_ties_by_smaller_id(context: cpu.Context) -> None:

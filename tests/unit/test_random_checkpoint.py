@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,15 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def transformers() -> Any:
-    return pytest.importorskip("transformers", reason="the reference that loads the checkpoints")
+def transformers() -> Iterator[Any]:
+    """The library, on one thread: more only wait for each other at these sizes."""
+    module = pytest.importorskip("transformers", reason="the reference that loads the checkpoints")
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield module
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("name", SHAPES)

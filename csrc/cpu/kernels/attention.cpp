@@ -60,6 +60,14 @@ NANO_INLINE void finish(Partial from, std::int64_t head_dim, T* out) {
   if (d < head_dim) store(out + d, load(from.values() + d) * inverse, static_cast<int>(head_dim - d));
 }
 
+// Tokens between what is computed and what is fetched: beyond a page, where the processor's own prefetching stops.
+inline constexpr std::int64_t kAhead = 32;
+
+template <class T>
+NANO_INLINE void prefetch(const T* p, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; i += 64 / static_cast<std::int64_t>(sizeof(T))) __builtin_prefetch(p + i);
+}
+
 // scores[r, t] = q[r] . k[t], each summed over lanes of head_dim in the same order whatever R is.
 // q: fp32 [R, row], zero beyond head_dim; scores: [R, kSpan].
 template <class T, int R>
@@ -68,7 +76,10 @@ void score(const float* q, std::int64_t row, std::int64_t head_dim, const T* con
   const std::int64_t even = head_dim / kLanes * kLanes;
   for (std::int64_t t = 0; t < n; t += N) {
     const T* key[N];
-    for (int j = 0; j < N; ++j) key[j] = k[least(t + j, n - 1)];
+    for (int j = 0; j < N; ++j) {
+      key[j] = k[least(t + j, n - 1)];
+      prefetch(k[least(t + j + kAhead, n - 1)], head_dim);
+    }
     V acc[kLanes] = {};
     for (std::int64_t d = 0; d < even; d += kLanes) {
       V query[R];
@@ -114,6 +125,7 @@ NANO_INLINE void gather(const float* weights, const T* const* k, std::int64_t to
   V acc[R][C] = {};
   for (std::int64_t t = 0; t < n; ++t) {
     const T* v = k[t] + to_v;
+    prefetch(k[least(t + kAhead, n - 1)] + to_v, C * kLanes);
     V value[C];
     for (int c = 0; c < C; ++c) value[c] = width < kLanes ? load(v, width) : load(v + c * kLanes);
     for (int r = 0; r < R; ++r) {

@@ -11,13 +11,16 @@ namespace nano::cpu::NANO_ISA {
 // Positions of one softmax; tiles begin at its multiples. Scores and weights of a tile stay in the first caches.
 inline constexpr std::int64_t kTile = 128;
 
+// From 16 columns of a tile's values to the next: a line more than they take, or all would fall on the same cache sets.
+inline constexpr std::int64_t kPlane = (kTile / 2 + 1) * kLanes;
+
 // Working memory of a task; pairs are two bf16 in 32 bits, R = kTaskRows.
 struct DotScratch {
   std::int64_t pairs, columns;  // of head_dim
   float* q;                     // pairs [pairs, R]
   float* scores;                // fp32 [kTile, R]
   float* weights;               // pairs [kTile / 2, R]: of two neighbouring tokens
-  float* v;                     // pairs [columns / 16, kTile / 2, 16]: of two neighbouring tokens
+  float* v;                     // pairs [columns / 16, kTile / 2 + 1, 16]: of two neighbouring tokens
   float* out;                   // fp32 [columns, R]: weighted sums so far
   float* top;                   // fp32 [R]: largest score so far
   float* total;                 // fp32 [R]: sum of weights so far
@@ -33,7 +36,7 @@ struct DotScratch {
         scores(q + pairs * kTaskRows),
         weights(scores + kTile * kTaskRows),
         v(weights + kTile / 2 * kTaskRows),
-        out(v + columns * kTile / 2),
+        out(v + columns / kLanes * kPlane),
         top(out + columns * kTaskRows),
         total(top + kTaskRows),
         factor(total + kTaskRows),
@@ -159,7 +162,7 @@ struct DotTask {
       const bf16* a = k[t] + work.call.kv_stride;
       const bf16* b = t + 1 < n ? k[t + 1] + work.call.kv_stride : nullptr;
       float* to = s.v + t / 2 * kLanes;
-      for (std::int64_t d = 0; d < head_dim; d += kLanes, to += kTile / 2 * kLanes) {
+      for (std::int64_t d = 0; d < head_dim; d += kLanes, to += kPlane) {
         const int width = static_cast<int>(least(kLanes, head_dim - d));
         // fp32 holds a bf16 in its upper half
         const VU low = (VU)(width < kLanes ? load(a + d, width) : load(a + d));
@@ -173,7 +176,7 @@ struct DotTask {
   void gather(std::int64_t n) const {
     const std::int64_t steps = (n + 1) / 2;
     for (std::int64_t d = 0; d < s.columns; d += 4) {
-      const float* v = s.v + d / kLanes * (kTile / 2 * kLanes) + d % kLanes;
+      const float* v = s.v + d / kLanes * kPlane + d % kLanes;
       float* out = s.out + d * kTaskRows;
       V acc[4][C];
       for (int j = 0; j < 4; ++j)

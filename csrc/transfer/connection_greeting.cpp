@@ -1,0 +1,169 @@
+// A connection's handshake, from both sides.
+#include <fcntl.h>
+
+#include <cerrno>
+
+#include "base/error.h"
+#include "transfer/connection.h"
+
+namespace nano::transfer {
+namespace {
+
+Fd duplicate(const Fd& fd) {
+  Fd out(fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));
+  NANO_CHECK(out, Code::kSystem, "transfer: duplicating a descriptor: ", errno_text(errno));
+  return out;
+}
+
+}  // namespace
+
+bool Connection::refuse_greeting(Code code, const std::string& reason) {
+  Frame frame;
+  frame.kind = Kind::kRefuse;
+  BodyWriter body;
+  body.put(static_cast<std::uint32_t>(code)).text(reason);
+  {
+    std::lock_guard lock(mutex_);
+    queue_locked(frame, body.bytes());
+    flush_locked(kMaxGreeting);
+  }
+  sever(code, reason, false);
+  return true;
+}
+
+bool Connection::on_refusal(std::string_view body) {
+  BodyReader in(body);
+  const auto code = in.get<std::uint32_t>();
+  const std::string reason = in.text();
+  if (!in.ok()) return false;
+  sever(code <= static_cast<std::uint32_t>(Code::kInternal) ? static_cast<Code>(code) : Code::kRefused, reason, false);
+  return true;
+}
+
+bool Connection::on_hello(std::string_view body) {
+  std::uint32_t version = 0;
+  const auto hello = decode_hello(body, version);
+  if (version != kProtocolVersion) {
+    return refuse_greeting(Code::kRefused, cat("protocol version ", version, ", expected ", kProtocolVersion));
+  }
+  if (!hello) return false;
+  hello_ = *hello;
+  {
+    std::lock_guard lock(mutex_);
+    peer_name_ = hello_.name;
+    state_ = State::kProving;
+  }
+  const std::string& secret = core_->config.secret;
+  // Another user of this host is a stranger, unless it proves that it knows the secret.
+  if (local_ && secret.empty() && !same_user(socket_)) {
+    return refuse_greeting(Code::kRefused, "another user's process, and there is no secret");
+  }
+  if (!secret.empty() && !hello_.secret) return refuse_greeting(Code::kRefused, "a secret is required");
+  challenge_.name = core_->config.name;
+  challenge_.nonce = random_bytes(32);
+  challenge_.secret = !secret.empty();
+  const Digest proof = prove(Role::kAcceptor, secret, hello_, challenge_);
+  BodyWriter out;
+  out.text(encode(challenge_)).put(proof);
+  Frame frame;
+  frame.kind = Kind::kChallenge;
+  queue(frame, out.bytes());
+  return true;
+}
+
+bool Connection::on_challenge(std::string_view body) {
+  BodyReader in(body);
+  const std::string encoded = in.text();
+  const auto proof = in.get<Digest>();
+  std::uint32_t version = 0;
+  const auto challenge = decode_challenge(encoded, version);
+  if (!in.ok() || !challenge) return false;
+  challenge_ = *challenge;
+  const std::string& secret = core_->config.secret;
+  {
+    std::lock_guard lock(mutex_);
+    peer_name_ = challenge_.name;
+    state_ = State::kProving;
+  }
+  if (!secret.empty() &&
+      (!challenge_.secret || !equal_digests(proof, prove(Role::kAcceptor, secret, hello_, challenge_)))) {
+    sever(Code::kRefused, "it does not know the secret", false);
+    return true;
+  }
+  Frame frame;
+  frame.kind = Kind::kProof;
+  BodyWriter out;
+  out.put(prove(Role::kConnector, secret, hello_, challenge_));
+  frame.body = static_cast<std::uint32_t>(out.bytes().size());
+  Outgoing outgoing;
+  outgoing.begin(frame, out.bytes());
+  if (local_) {
+    auto link = ShmLink::create();
+    outgoing.descriptors.push_back(duplicate(link->fd()));
+    outgoing.descriptors.push_back(duplicate(bell_));
+    open_shm(std::move(link), 0, Fd());
+  }
+  std::lock_guard lock(mutex_);
+  outbox_.push(std::move(outgoing));
+  dirty_.store(true, std::memory_order_release);
+  return true;
+}
+
+bool Connection::on_proof(std::string_view body) {
+  BodyReader in(body);
+  const auto proof = in.get<Digest>();
+  if (!in.ok()) return false;
+  const std::string& secret = core_->config.secret;
+  if (!secret.empty() && !equal_digests(proof, prove(Role::kConnector, secret, hello_, challenge_))) {
+    return refuse_greeting(Code::kRefused, "wrong secret");
+  }
+  Frame frame;
+  frame.kind = Kind::kReady;
+  Outgoing outgoing;
+  outgoing.begin(frame);
+  if (local_) {
+    Fd link = inbox_.take_descriptor();
+    Fd bell = inbox_.take_descriptor();
+    if (!link || !bell) return false;
+    open_shm(ShmLink::open(std::move(link)), 1, std::move(bell));
+    outgoing.descriptors.push_back(duplicate(bell_));
+  }
+  {
+    std::lock_guard lock(mutex_);
+    if (state_ == State::kDead) return true;
+    state_ = State::kSyncing;
+  }
+  greeted_.store(true, std::memory_order_release);
+  announce_all();
+  std::lock_guard lock(mutex_);
+  outbox_.push(std::move(outgoing));
+  dirty_.store(true, std::memory_order_release);
+  return true;
+}
+
+bool Connection::on_ready() {
+  if (local_) {
+    Fd bell = inbox_.take_descriptor();
+    if (!bell) return false;
+    std::lock_guard lock(mutex_);
+    shm_->set_bell(std::move(bell));
+  }
+  {
+    std::lock_guard lock(mutex_);
+    if (state_ == State::kDead) return true;
+    state_ = State::kSyncing;
+  }
+  greeted_.store(true, std::memory_order_release);
+  announce_all();
+  Frame frame;
+  frame.kind = Kind::kSync;
+  queue(frame);
+  return true;
+}
+
+void Connection::open_shm(std::unique_ptr<ShmLink> link, int mine, Fd bell) {
+  std::lock_guard lock(mutex_);
+  shm_ = std::make_unique<ShmPath>(*this, std::move(link), mine, std::move(bell));
+}
+
+}  // namespace nano::transfer
