@@ -32,6 +32,10 @@ class TextStream:
         """The text that these ids free."""
         size = len(self._id_to_bytes)
         self._append(self._decoder.decode(b"".join(self._id_to_bytes[i] for i in ids if 0 <= i < size)))
+        waiting = self._decoder.getstate()[0]
+        if waiting[:1] == b"\xed" and waiting[1:2] >= b"\xa0":
+            # Half of an encoded surrogate, which nothing can complete; CPython holds it back for "surrogatepass".
+            self._append(self._decoder.decode(b"", final=True))
         return self._release(0 if self.stopped else self._held())
 
     def finish(self) -> str:
