@@ -1,17 +1,18 @@
-# make serve | test | lint | sanitize | bench. Each sets up what it needs in $(VENV) first; none needs root.
+# make serve | test | lint | sanitize | neon | bench. Each sets up what it needs in $(VENV) first; none needs root.
 SHELL := /bin/sh
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= $(shell nproc)
 
-.PHONY: help serve test lint sanitize bench wheel pythons clean
+.PHONY: help serve test lint sanitize neon bench wheel pythons clean
 
 help:
 	@echo "make serve     build everything and serve the demo model on http://127.0.0.1:8080"
 	@echo "make test      build everything and run the test suite"
 	@echo "make lint      ruff, mypy --strict, clang-format"
 	@echo "make sanitize  native tests under address, undefined-behaviour and thread sanitizers"
+	@echo "make neon      native code cross-compiled for Arm; its kernels' tests under qemu"
 	@echo "make bench     benchmarks, with ratios to their limits"
 	@echo "make wheel     wheels with and without CUDA kernels, and each extra in an environment of its own"
 	@echo "make pythons   build and test transfer and registry on the other Pythons that are here"
@@ -33,11 +34,14 @@ test: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'tests/cpp/*.cpp')
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/cpp/*.cpp')
 	$(BIN)/mypy
 
 sanitize: $(STAMP)
 	sh scripts/sanitize.sh "$(BIN)" "$(JOBS)"
+
+neon: $(STAMP)
+	sh scripts/neon.sh "$(BIN)" "$(JOBS)"
 
 bench: $(STAMP)
 	sh scripts/bench.sh "$(BIN)"

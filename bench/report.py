@@ -56,6 +56,12 @@ def matmul_rate(threads: int, repeats: int = 3) -> float:
     return best
 
 
+def peak_rss_mb() -> float:
+    """This process's peak resident set; getrusage's figure would begin with the parent's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
 def median(values: list[float]) -> float:
     return float(np.median(values))
 

@@ -19,6 +19,7 @@ for version in 3.10 3.12 3.13; do
   rm -rf "$venv"
   "$python" -m venv "$venv"
   grep -v -e '^torch==' -e '^transformers==' constraints.txt > "dist/constraints-$version.txt"
+  "$venv/bin/python" -m pip install --quiet --upgrade "pip>=24"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "dist/constraints-$version.txt" \
     -C "build-dir=build/python-$version" -C cmake.define.NANO_CUDA=off \
     '.[dlslime,nanoctrl]' pytest pytest-timeout pytest-benchmark hypothesis psutil

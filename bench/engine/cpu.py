@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -89,7 +88,7 @@ def run_nano(path: str, preset: str, repeats: int) -> dict[str, Any]:
         results = llm.generate([p for p, _ in load], [sampling(k) for _, k in load])
         batch.append(sum(len(r.token_ids) for r in results) / (time.perf_counter() - began))
     out |= {"decode": report.median(decode), "prefill": report.median(prefill), "batch": report.median(batch)}
-    out |= {"ttft_ms": report.median(ttft), "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    out |= {"ttft_ms": report.median(ttft), "rss_mb": report.peak_rss_mb()}
     out["kv_mb"] = engine.num_blocks * engine.layout.block_bytes / 1e6
     llm.close()
     return out
@@ -131,7 +130,7 @@ def run_transformers(path: str, preset: str, repeats: int) -> dict[str, Any]:
         batch.append(sum(k for _, k in load) / (time.perf_counter() - began))
     return {
         "decode": report.median(decode), "prefill": report.median(prefill), "batch": report.median(batch),
-        "ttft_ms": report.median(ttft), "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "ttft_ms": report.median(ttft), "rss_mb": report.peak_rss_mb(),
     }  # fmt: skip
 
 

@@ -1,15 +1,12 @@
-#include "cuda/block_copy.h"
-
 #include <algorithm>
 #include <limits>
 
+#include "cuda/block_copy.h"
 #include "cuda/block_copy_kernel.cuh"
 #include "cuda/check.h"
 
 namespace nano::cuda {
 namespace {
-
-constexpr int kBlocksPerSm = 8;  // 64 warps: all that an SM holds
 
 // The device whose memory this is. An address that no device reaches would end the process's CUDA context.
 int device_of(const char* operation, const char* name, const void* pointer) {
@@ -52,11 +49,10 @@ void launch(const BlockCopy& copy) {
   device_of(operation, "source", copy.source);
   const int device = device_of(operation, "destination", copy.destination);
   const OnDevice on(device);
-  int sms = 0;
-  NANO_CUDA_CHECK(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device), operation, ": device ", device);
   const std::int64_t tiles = (copy.length - 1) / kTileBytes + 1;
   const std::int64_t wanted = (copy.count * tiles - 1) / kWarps + 1;
-  const auto blocks = static_cast<unsigned>(std::min<std::int64_t>(wanted, sms * kBlocksPerSm));
+  // A tile a warp, up to the largest grid: on an H100 faster than a grid that just fills it (docs/benchmarks.md).
+  const auto blocks = static_cast<unsigned>(std::min<std::int64_t>(wanted, std::numeric_limits<int>::max()));
   copy_blocks<kGather><<<blocks, dim3(kWarp, kWarps), 0, reinterpret_cast<cudaStream_t>(copy.stream)>>>(
       static_cast<const char*>(copy.source), static_cast<char*>(copy.destination), copy.offsets, copy.count,
       copy.length, tiles);

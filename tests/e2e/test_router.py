@@ -512,7 +512,7 @@ def test_nothing_of_a_request_outlives_it(system: System, stream: bool) -> None:
 
     def gone() -> bool:
         gc.collect()
-        return not any(isinstance(thing, Generation) for thing in gc.get_objects())
+        return not any(type(thing) is Generation for thing in gc.get_objects())
 
     wait_until(gone)
 
