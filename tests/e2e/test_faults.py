@@ -184,7 +184,7 @@ def test_a_killed_prefill_engine_fails_what_it_had_and_nothing_else(serve: Serve
     decoding.wait_flowing()
     seen = len(serve.lines)
     with ThreadPoolExecutor(3) as pool:
-        hit = [pool.submit(post, serve, [80 + i] + [65] * 4000) for i in range(3)]
+        hit = [pool.submit(post, serve, [80 + i] + [65] * 12_000) for i in range(3)]
         until(lambda: metric(serve, 'nano_router_engine_load{engine="prefill-0"}') == 3, 10)
         until(lambda: busy(serve.engine("prefill-0")) > 0.3, 10)
         serve.engine("prefill-0").kill()
@@ -214,7 +214,7 @@ def test_two_systems_on_one_host_do_not_meet(serve: Serve, model: Path, launch: 
     assert post(other, [65, 66]).json()["choices"][0]["text"] == post(serve, [65, 66]).json()["choices"][0]["text"]
     running = Stream(other)
     running.wait_flowing()
-    neighbour = Stream(serve)
+    neighbour = Stream(serve, 8000)
     processes = other.tree()
     other.process.kill()
     assert all_gone(processes)
@@ -226,7 +226,7 @@ def test_two_systems_on_one_host_do_not_meet(serve: Serve, model: Path, launch: 
     assert post(again, [65, 66]).status_code == 200
     running = Stream(again)
     running.wait_flowing()
-    second = Stream(serve)
+    second = Stream(serve, 8000)
     processes = again.tree()
     again.process.send_signal(signal.SIGINT)
     assert again.process.wait(15) == 0
@@ -243,4 +243,4 @@ def test_two_systems_on_one_host_do_not_meet(serve: Serve, model: Path, launch: 
         stream.wait_end(60)
         assert stream.done
         assert stream.error is None
-        assert stream.events[-1]["usage"]["completion_tokens"] == LONG
+        assert stream.events[-1]["usage"]["completion_tokens"] == 8000
