@@ -278,16 +278,18 @@ class _Pair:
     """A prefill and a decode engine in processes of their own, and a client of the latter."""
 
     def __init__(self, model: str, prefill: dict[str, Any], decode: dict[str, Any]) -> None:
+        from nano.engine.checkpoint import locate
         from nano.engine.client import EngineClient
 
+        locate(model)  # what two children would each complain of is refused once
         self._stack = ExitStack()
         self._keys: set[int] = set()
         try:
-            children = [
+            self._children = [
                 self._stack.enter_context(_Child(model, role, options))
                 for role, options in (("prefill", prefill), ("decode", decode))
             ]
-            self._prefill, info = (child.info() for child in children)
+            self._prefill, info = (child.info() for child in self._children)
             self.directory, self.max_model_len = str(info["model_path"]), int(info["max_model_len"])
             self._client = self._stack.enter_context(EngineClient(info["address"], "llm"))
         except BaseException:
@@ -302,7 +304,11 @@ class _Pair:
 
     def step(self) -> list[Token]:
         out = []
-        for row in self._client.poll():
+        rows = self._client.poll()
+        if not rows:
+            for child in self._children:
+                child.check()
+        for row in rows:
             if row.failure is not None:
                 if row.failure.code == "invalid":
                     raise InvalidInput(row.failure.message)
@@ -338,6 +344,12 @@ class _Child:
             data += chunk
         info: dict[str, Any] = json.loads(data)
         return info
+
+    def check(self) -> None:
+        """Raises PeerLost when it has ended."""
+        code = self._process.poll()
+        if code is not None:
+            raise PeerLost(f"{self._role} engine: ended with code {code} while it was in use")
 
     def __enter__(self) -> _Child:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 # The default pool: room for this many tokens, within this many bytes. Pages are reserved at once, which takes time.
 DEFAULT_POOL_TOKENS = 1 << 16
 DEFAULT_POOL_BYTES = 1 << 30
+WATERMARK = 0.01  # share of the pool kept free for the growth of running requests: no prompt can have it
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 Progress = Callable[[str, int, int], None]  # stage, bytes done, bytes in all
@@ -67,7 +69,8 @@ class Engine:
                 f"max_model_len: the model has {model.max_position} positions, got {config.max_model_len}"
             )
         self.num_blocks = self._size_pool(torch.device(device))
-        self.max_model_len = min(self.max_model_len, self.num_blocks * config.kvcache_block_size)
+        grantable = self.num_blocks - int(WATERMARK * self.num_blocks)
+        self.max_model_len = min(self.max_model_len, grantable * config.kvcache_block_size)
         self.ops: Ops
         pool_bytes = self.num_blocks * self.layout.block_bytes
         if device == "cpu":
@@ -95,21 +98,21 @@ class Engine:
         self._load(progress)
         self.pool = kv.BlockPool(self.num_blocks, config.kvcache_block_size, config.prefix_caching)
         self.scheduler = sched.Scheduler(
-            self.pool, config.max_num_batched_tokens, config.max_num_seqs, self.max_model_len
+            self.pool, config.max_num_batched_tokens, config.max_num_seqs, self.max_model_len, WATERMARK
         )
         self.load_seconds = time.monotonic() - started
 
     def _size_pool(self, device: torch.device) -> int:
         """Blocks for the pool: what was asked for, else what the largest load needs, within the default and memory."""
         config, block_bytes = self.config, self.layout.block_bytes
-        one = -(-self.max_model_len // config.kvcache_block_size)
+        one = math.ceil(-(-self.max_model_len // config.kvcache_block_size) / (1 - WATERMARK))
         if config.kvcache_bytes:
             blocks = config.kvcache_bytes // block_bytes
             if blocks < 2:
                 raise InvalidInput(f"kvcache_bytes: one block is {block_bytes} bytes, got {config.kvcache_bytes}")
         else:
             tokens = min(self.max_model_len * config.max_num_seqs, max(DEFAULT_POOL_TOKENS, self.max_model_len))
-            blocks = min(-(-tokens // config.kvcache_block_size), DEFAULT_POOL_BYTES // block_bytes)
+            blocks = min(max(-(-tokens // config.kvcache_block_size), one), DEFAULT_POOL_BYTES // block_bytes)
             if config.max_model_len:
                 blocks = max(blocks, one)  # who names a length gets room for it
         blocks = max(blocks, 2)

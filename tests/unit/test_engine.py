@@ -95,6 +95,15 @@ def test_too_long_for_the_model_or_the_pool_is_refused_and_disturbs_nobody(tiny:
     judge(tiny, prompt, outputs[1])
 
 
+@pytest.mark.parametrize(("blocks", "length"), [(0, 2048), (128, 127 * 16), (64, 64 * 16)])
+def test_the_longest_prompt_that_is_announced_can_run(tiny: Path, blocks: int, length: int) -> None:
+    """Although a hundredth of the pool is kept free."""
+    engine = make(tiny, blocks=blocks, max_num_seqs=1, max_num_batched_tokens=2048)
+    assert engine.max_model_len == length
+    add(engine, 1, tokens(length - 1), Sampling(max_tokens=1, seed=1))
+    assert len(drain(engine)[1]) == 1
+
+
 def test_abort_while_queued_prefilling_and_decoding(tiny: Path) -> None:
     engine = make(tiny)
     prompts = {id: tokens(100, id) for id in range(1, 5)}
