@@ -28,7 +28,7 @@ def machine() -> dict[str, str]:
     }
 
 
-def read_bandwidth(threads: int, mib: int = 1024, repeats: int = 3) -> float:
+def read_bandwidth(threads: int, mib: int = 1024, repeats: int = 30) -> float:
     """GB/s of streaming sums over a large array, `threads` at once: the limit of weight-bound decoding."""
     import torch
 
@@ -42,7 +42,7 @@ def read_bandwidth(threads: int, mib: int = 1024, repeats: int = 3) -> float:
     return best
 
 
-def matmul_rate(threads: int, repeats: int = 3) -> float:
+def matmul_rate(threads: int, repeats: int = 15) -> float:
     """GFLOP/s of torch's bf16 matrix product at 1024 x 1024 x 4096: the limit of prefill."""
     import torch
 
@@ -56,10 +56,11 @@ def matmul_rate(threads: int, repeats: int = 3) -> float:
     return best
 
 
-def peak_rss_mb() -> float:
-    """This process's peak resident set; getrusage's figure would begin with the parent's."""
+def rss_mb(peak: bool = False) -> float:
+    """This process's resident set, now or at its peak; getrusage's peak would begin with the parent's."""
+    name = "VmHWM" if peak else "VmRSS"
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 
 def median(values: list[float]) -> float:
