@@ -141,11 +141,12 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except ImportError as error:
         raise MissingExtra("--config needs tomli on Python 3.10: pip install tomli") from error
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        keys: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise InvalidInput(f"--config {path}: {error.strerror}") from error
     except ValueError as error:
         raise InvalidInput(f"--config {path}: expected TOML: {error}") from error
+    return keys
 
 
 def _as_text(value: Any) -> str:
