@@ -35,6 +35,7 @@ class EngineClient:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.linger = 0
+        self._socket.sndhwm = self._socket.rcvhwm = 0
         self._socket.connect(address)
         self._pinged = self._heard = time.monotonic()
         self._send(wire.Hello(wire.VERSION, name, wire.new_incarnation()))

@@ -96,6 +96,7 @@ class _Link:
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
         self.socket = context.socket(zmq.DEALER)
         self.socket.linger = 0
+        self.socket.sndhwm = self.socket.rcvhwm = 0
         self.monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self.socket.connect(address)
         self.address = address
@@ -124,6 +125,7 @@ class Comm(threading.Thread):
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
         self._router.linger = 500
+        self._router.sndhwm = self._router.rcvhwm = 0  # nothing is dropped: who does not read loses its lease
         self._router.router_mandatory = True
         try:
             if port:

@@ -340,3 +340,12 @@ def test_different_layouts_do_not_pair(tiny: Path) -> None:
         assert failure is not None
         assert failure.code == "invalid"
         assert "layout" in failure.message
+
+
+def test_a_client_that_reads_late_gets_every_token(tiny: Path) -> None:
+    """2,000 messages wait in the queue; none is dropped."""
+    with EngineServer(config(tiny, "hybrid", max_model_len=2048)) as engine, EngineClient(engine.address) as client:
+        client.generate(1, tokens(20), wire.Sampling(2000, 1, temperature=1.0, ignore_eos=True))
+        wait(lambda: engine.engine.scheduler.stats()["steps"] >= 2000, 20)
+        rows = collect(client, ended(1), 20)[1]
+        assert [row.index for row in rows] == list(range(2000))
