@@ -183,12 +183,13 @@ def test_abort(tiny: Path, when: str) -> None:
         Spy(prefill, look)
         client.generate(1, tokens(200, 1), LONG, "prefill-0", prefill.address)
         client.generate(2, tokens(50, 2), SHORT, "prefill-0", prefill.address)
+        rows: dict[int, list[Row]] = {}
         if when == "decoding":
-            collect(client, lambda rows: len(rows.get(1, [])) > 2)
+            collect(client, lambda rows: len(rows.get(1, [])) > 2, rows=rows)
         else:
             wait(lambda: bool(client_aborts))
         client.abort(1)
-        rows = collect(client, ended(2))
+        collect(client, ended(2), rows=rows)
         judge(tiny, tokens(50, 2), [row.token for row in rows[2]])
         wait(lambda: idle(prefill) and idle(decode))
 
