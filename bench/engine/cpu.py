@@ -1,6 +1,6 @@
-"""The CPU engine beside transformers: decode at batch 1, prefill, a batch of 32, time to first token, start, memory.
+"""The CPU engine beside transformers and vLLM: decode, prefill, a batch of 32, time to first token, start, memory.
 
-    python bench/engine/cpu.py tiny small 0.6B [--peers none] [--repeats 3]
+    python bench/engine/cpu.py tiny small 0.6B [--peers transformers,vllm] [--peer_python PATH] [--repeats 3]
 
 Each engine runs in a process of its own. Answers are checked: the engine's greedy tokens must be the argmax of
 transformers' fp32 logits, or within a fifth of their standard deviation of it: bf16 rounds, and a wrong token would be
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ PUBLISHED = {
     "small": {"llama.cpp": (114, 1185, 216, 96), "vLLM CPU": (61, 1541, 340, 86)},
     "0.6B": {"llama.cpp": (30.4, 178, 40.6, 573), "vLLM CPU": (15.1, 325, 83.8, 360)},
 }
+Generate = Callable[[list[list[int]], list[int]], object]  # prompts and output lengths
 DECODE = {"tiny": 512, "small": 128, "0.6B": 48}
 
 
@@ -48,6 +50,28 @@ def ids(n: int, seed: int, vocab: int) -> list[int]:
     return [rng.randrange(min(vocab, 10000)) for _ in range(n)]
 
 
+def measure(generate: Generate, vocab: int, preset: str, repeats: int) -> dict[str, Any]:
+    """Medians of `repeats`: tokens a second of decode, prefill and batch, milliseconds to the first token."""
+    n = DECODE[preset]
+    load = prompts(vocab)
+    generate([p for p, _ in load][:4], [8] * 4)  # warm-up
+    decode, prefill, batch, ttft = [], [], [], []
+
+    def seconds(rows: list[list[int]], counts: list[int]) -> float:
+        began = time.perf_counter()
+        generate(rows, counts)
+        return time.perf_counter() - began
+
+    for repeat in range(repeats):
+        first = seconds([ids(16, 10 + repeat, vocab)], [1])
+        decode.append(n / (seconds([ids(16, 20 + repeat, vocab)], [n + 1]) - first))
+        prefill.append(1024 / seconds([ids(1024, 30 + repeat, vocab)], [1]))
+        ttft.append(seconds([ids(128, 40 + repeat, vocab)], [1]) * 1e3)
+        batch.append(sum(k for _, k in load) / seconds([p for p, _ in load], [k for _, k in load]))
+    out = {"decode": decode, "prefill": prefill, "batch": batch, "ttft_ms": ttft}
+    return {name: report.median(values) for name, values in out.items()} | {"rss_mb": report.rss_mb()}
+
+
 def run_nano(path: str, preset: str, repeats: int) -> dict[str, Any]:
     started = time.perf_counter()
     import torch  # noqa: F401
@@ -55,41 +79,19 @@ def run_nano(path: str, preset: str, repeats: int) -> dict[str, Any]:
     imported = time.perf_counter()
     from nano import LLM, SamplingParams
 
-    def sampling(n: int) -> SamplingParams:
-        return SamplingParams(temperature=0.0, max_tokens=n, ignore_eos=True)
-
     llm = LLM(path, skip_tokenizer_init=True, max_model_len=2048, prefix_caching=False, kvcache_bytes=1 << 29)
+
+    def generate(rows: list[list[int]], counts: list[int]) -> list[list[int]]:
+        each = [SamplingParams(temperature=0.0, max_tokens=n, ignore_eos=True) for n in counts]
+        return [output.token_ids for output in llm.generate(rows, each)]
+
     engine = llm._backend._engine  # type: ignore[union-attr]
     vocab = engine.model_config.vocab_size
-    first = llm.generate([ids(16, 1, vocab)], sampling(1))
+    generate([ids(16, 1, vocab)], [1])
     ready = time.perf_counter()
-    out: dict[str, Any] = {
-        "start_s": ready - imported,
-        "import_torch_s": imported - started,
-        "first": first[0].token_ids,
-    }
-    out["answers"] = [[p, llm.generate([p], sampling(24))[0].token_ids] for p in (ids(32, s, vocab) for s in (2, 3))]
-    llm.generate([p for p, _ in prompts(vocab)][:4], sampling(8))  # warm-up
-    decode, prefill, batch, ttft = [], [], [], []
-    n = DECODE[preset]
-    for repeat in range(repeats):
-        began = time.perf_counter()
-        llm.generate([ids(16, 10 + repeat, vocab)], sampling(1))
-        middle = time.perf_counter()
-        llm.generate([ids(16, 20 + repeat, vocab)], sampling(n + 1))
-        decode.append(n / (time.perf_counter() - middle - (middle - began)))
-        began = time.perf_counter()
-        llm.generate([ids(1024, 30 + repeat, vocab)], sampling(1))
-        prefill.append(1024 / (time.perf_counter() - began))
-        began = time.perf_counter()
-        llm.generate([ids(128, 40 + repeat, vocab)], sampling(1))
-        ttft.append((time.perf_counter() - began) * 1e3)
-        load = prompts(vocab)
-        began = time.perf_counter()
-        results = llm.generate([p for p, _ in load], [sampling(k) for _, k in load])
-        batch.append(sum(len(r.token_ids) for r in results) / (time.perf_counter() - began))
-    out |= {"decode": report.median(decode), "prefill": report.median(prefill), "batch": report.median(batch)}
-    out |= {"ttft_ms": report.median(ttft), "rss_mb": report.rss_mb()}
+    out: dict[str, Any] = {"start_s": ready - imported, "import_torch_s": imported - started}
+    out["answers"] = [[p, generate([p], [24])[0]] for p in (ids(32, s, vocab) for s in (2, 3))]
+    out |= measure(generate, vocab, preset, repeats)
     out["peak_rss_mb"] = report.rss_mb(peak=True)
     out["kv_mb"] = engine.num_blocks * engine.layout.block_bytes / 1e6
     llm.close()
@@ -101,39 +103,36 @@ def run_transformers(path: str, preset: str, repeats: int) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).eval()
-    vocab = model.config.vocab_size
-    options: dict[str, Any] = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
 
-    def generate(rows: list[list[int]], n: int) -> None:
-        width = max(map(len, rows))
+    def generate(rows: list[list[int]], counts: list[int]) -> None:
+        """One padded batch, as long as its longest; the caller counts the useful tokens."""
+        width, n = max(map(len, rows)), max(counts)
         tokens = torch.tensor([[0] * (width - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+        options: dict[str, Any] = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
         model.generate(tokens, attention_mask=mask, max_new_tokens=n, min_new_tokens=n, **options)
 
-    n = max(8, DECODE[preset] // 4)
-    decode, prefill, batch, ttft = [], [], [], []
     with torch.inference_mode():
-        generate([ids(16, 1, vocab)], 4)
-        for repeat in range(repeats):
-            began = time.perf_counter()
-            generate([ids(16, 10 + repeat, vocab)], 1)
-            middle = time.perf_counter()
-            generate([ids(16, 20 + repeat, vocab)], n + 1)
-            decode.append(n / (time.perf_counter() - middle - (middle - began)))
-            began = time.perf_counter()
-            generate([ids(1024, 30 + repeat, vocab)], 1)
-            prefill.append(1024 / (time.perf_counter() - began))
-            began = time.perf_counter()
-            generate([ids(128, 40 + repeat, vocab)], 1)
-            ttft.append((time.perf_counter() - began) * 1e3)
-        load = prompts(vocab)
-        began = time.perf_counter()  # one padded batch, useful tokens counted; once: it is slow
-        generate([p for p, _ in load], max(k for _, k in load))
-        batch.append(sum(k for _, k in load) / (time.perf_counter() - began))
-    return {
-        "decode": report.median(decode), "prefill": report.median(prefill), "batch": report.median(batch),
-        "ttft_ms": report.median(ttft), "rss_mb": report.rss_mb(),
-    }  # fmt: skip
+        return measure(generate, model.config.vocab_size, preset, repeats)
+
+
+def run_vllm(path: str, preset: str, repeats: int) -> dict[str, Any]:
+    from vllm import LLM, SamplingParams
+
+    vocab = json.loads((Path(path) / "config.json").read_text())["vocab_size"]
+    llm = LLM(
+        path, dtype="bfloat16", skip_tokenizer_init=True, max_model_len=2048, enable_prefix_caching=False,
+        gpu_memory_utilization=0.4,  # of the host's memory, on its CPU backend
+    )  # fmt: skip
+
+    def generate(rows: list[list[int]], counts: list[int]) -> None:
+        each = [SamplingParams(temperature=0.0, max_tokens=n, ignore_eos=True, detokenize=False) for n in counts]
+        llm.generate([{"prompt_token_ids": row} for row in rows], each, use_tqdm=False)
+
+    return measure(generate, vocab, preset, repeats)  # the engine's memory is in another process
+
+
+RUN = {"nano": run_nano, "transformers": run_transformers, "vllm": run_vllm}
 
 
 def check(path: str, answers: list[tuple[list[int], list[int]]]) -> str:
@@ -153,26 +152,27 @@ def check(path: str, answers: list[tuple[list[int], list[int]]]) -> str:
     return f"{total} of {total}"
 
 
-def child(kind: str, path: str, preset: str, repeats: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--child", kind, "--path", path, "--repeats", str(repeats), preset]
+def child(kind: str, path: str, preset: str, repeats: int, python: str = sys.executable) -> dict[str, Any]:
+    command = [python, __file__, "--child", kind, "--path", path, "--repeats", str(repeats), preset]
     done = subprocess.run(
         command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}
     )
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    lines = done.stdout.splitlines()  # vLLM logs there too
+    result: dict[str, Any] = json.loads(next(line for line in reversed(lines) if line.startswith('{"')))
     return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("presets", nargs="+", choices=sorted(PUBLISHED))
-    parser.add_argument("--peers", default="transformers", choices=("transformers", "none"))
+    parser.add_argument("--peers", default="transformers", help="comma-separated: transformers, vllm, or none")
+    parser.add_argument("--peer_python", default=sys.executable, help="the interpreter that has vllm")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--child", choices=("nano", "transformers"))
+    parser.add_argument("--child", choices=sorted(RUN))
     parser.add_argument("--path")
     flags = parser.parse_args()
     if flags.child:
-        run = run_nano if flags.child == "nano" else run_transformers
-        print(json.dumps(run(flags.path, flags.presets[0], flags.repeats)))
+        print(json.dumps(RUN[flags.child](flags.path, flags.presets[0], flags.repeats)))
         return
     from nano.demo.random_checkpoint import PRESETS, make_checkpoint
 
@@ -190,12 +190,11 @@ def main() -> None:
             nano = child("nano", folder, preset, flags.repeats)
             checked = check(folder, nano["answers"])
             rows = [["nano", nano["decode"], nano["prefill"], nano["batch"], nano["ttft_ms"], nano["rss_mb"]]]
-            if flags.peers == "transformers":
-                peer = child("transformers", folder, preset, max(1, flags.repeats - 1))
-                rows.append(
-                    ["transformers", peer["decode"], peer["prefill"], peer["batch"], peer["ttft_ms"], peer["rss_mb"]]
-                )
-                results[f"{preset}/transformers"] = peer
+            for kind in [kind for kind in flags.peers.split(",") if kind != "none"]:
+                python = flags.peer_python if kind == "vllm" else sys.executable
+                peer = child(kind, folder, preset, max(1, flags.repeats - 1), python)
+                rows.append([kind, *(peer[name] for name in ("decode", "prefill", "batch", "ttft_ms", "rss_mb"))])
+                results[f"{preset}/{kind}"] = peer
             for name, (decode, prefill, batch, ttft) in PUBLISHED[preset].items():
                 rows.append([f"{name} (Zen 4)", decode, prefill, batch, ttft, "-"])
             shape = PRESETS[preset]

@@ -23,7 +23,7 @@ from nano.transfer import Endpoint
 from nano.wire import Int32Array
 
 
-@dataclass
+@dataclass(eq=False)
 class Request:
     id: int
     identity: bytes  # the router's connection

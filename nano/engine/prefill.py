@@ -27,7 +27,7 @@ log = logging.getLogger("nano.engine")
 ASK_AHEAD = 4  # gated requests whose grants are asked for before they could be scheduled
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     id: int
     identity: bytes  # the decode engine's connection
