@@ -202,11 +202,11 @@ class PrefillSide:
                 reason = f"{self._endpoint.name}: KV not fetched within {self._engine.config.transfer_lease:.0f} s"
                 self._fail(job, wire.Failure("deadline", reason, True))
 
-    def before_step(self, batch: Batch) -> bool:
-        """Plans what this step's blocks will send; True when `on_layer` is to be called."""
+    def before_step(self, batch: Batch) -> None:
+        """Plans what `on_layer` will send of this step's blocks."""
         self._sends.clear()
         if not self._jobs:
-            return False
+            return
         for id in batch.preempted.tolist():
             job = self._jobs.get(id)
             if job is not None:  # its blocks may be another's in this very step
@@ -230,7 +230,6 @@ class PrefillSide:
             if after > job.next_block:
                 self._sends.append(_Send(job, job.next_block, blocks[job.next_block : after]))
                 job.next_block = after
-        return bool(self._sends)
 
     def on_layer(self, layer: int) -> None:
         """A layer's K and V are in the pool: posts the group of layers that it completes."""

@@ -17,7 +17,6 @@ from typing import Any, Union
 import msgspec
 
 from nano import __version__, wire
-from nano._core.sched import Batch
 from nano.cli import refuse_exposed
 from nano.ctrl import Registration, Registry, connect
 from nano.engine.comm import ClientGone, Comm, EngineLost, FromClient, FromEngine, Incoming
@@ -152,6 +151,7 @@ class EngineServer:
         if self.endpoint is not None:
             poll.register(self.endpoint.fileno(), select.POLLIN)
         scheduler = self.engine.scheduler
+        before_step = self._prefill.before_step if self._prefill is not None else None
         on_layer = self._prefill.on_layer if self._prefill is not None else None
         idle = True
         while not self._stop.is_set():
@@ -167,16 +167,12 @@ class EngineServer:
                 self._prefill.tick(now)
             idle = True
             if scheduler.has_work():
-                committed = self.engine.step(self._before_step, on_layer)
+                committed = self.engine.step(before_step, on_layer)
                 if committed is not None:
                     idle = False
                     self._decode.after_step(committed)
                     if self._prefill is not None:
                         self._prefill.after_step(committed)
-
-    def _before_step(self, batch: Batch) -> None:
-        if self._prefill is not None:
-            self._prefill.before_step(batch)
 
     def _handle(self, item: Item) -> None:
         if isinstance(item, FromClient):
