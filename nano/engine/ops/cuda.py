@@ -1,0 +1,243 @@
+"""Ops on a CUDA device: Triton kernels and cuBLAS. Everything is enqueued on the current stream, at fixed addresses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from nano.engine.kernels import activation, attention, linear, moe, norm, quantize, rope
+from nano.engine.ops import AttentionShape, Buffer, Target
+from nano.engine.step_arrays import StepArrays
+from nano.errors import InvalidInput
+
+FP8 = torch.float8_e4m3fn
+GROUP = 128  # elements that share a scale: along K for activations, both ways for weights
+
+
+@dataclass
+class Weight:
+    values: torch.Tensor  # [N, K]
+    scales: torch.Tensor | None = None  # [N / 128, K / 128] of fp8
+
+
+@dataclass
+class Experts:
+    gate_up: torch.Tensor  # [E, 2 I, C]: gate's rows, then up's
+    down: torch.Tensor  # [E, C, I]
+    gate_up_scales: torch.Tensor | None = None
+    down_scales: torch.Tensor | None = None
+
+
+class Residual(Buffer):
+    """The residual stream; what a layer added last waits in `delta` for the norm that reads it."""
+
+    __slots__ = ("delta", "pending")
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        super().__init__(tensor)
+        self.delta = torch.empty_like(tensor)
+        self.pending = False
+
+
+class CudaOps:
+    def __init__(self, dtype: torch.dtype, device: torch.device, arrays: StepArrays) -> None:
+        self.dtype = dtype
+        self.device = device
+        self.arrays = arrays
+        self._decode = False
+        self._seqs = 0
+        self._scratch: attention.DecodeScratch | None = None
+        self._moe: moe.MoeScratch | None = None
+        self._quantized: Buffer | None = None
+
+    # --- memory
+
+    def bind_pool(self, pool: torch.Tensor) -> None:
+        """The KV pool, [blocks, layers, 2, kv_heads, block_size, head_dim], any strides but the last."""
+        self._keys = [pool[:, layer, 0] for layer in range(pool.shape[1])]
+        self._values = [pool[:, layer, 1] for layer in range(pool.shape[1])]
+
+    def _empty(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        return torch.zeros(*shape, dtype=dtype or self.dtype, device=self.device)
+
+    def residual(self, rows: int, columns: int) -> Residual:
+        self._residual = Residual(self._empty(rows, columns))
+        return self._residual
+
+    def product(self, rows: int, columns: int) -> Buffer:
+        return Buffer(self._empty(rows, columns))
+
+    def operand(self, rows: int, columns: int, weight: Weight | None = None) -> Buffer:
+        if weight is None or weight.scales is None:
+            return Buffer(self._empty(rows, columns))
+        return Buffer(self._empty(rows, columns, dtype=FP8), linear.new_scales(rows, columns, self.device))
+
+    def vector(self, size: int) -> Buffer:
+        return Buffer(self._empty(size, dtype=torch.float32))
+
+    def table(self, values: torch.Tensor) -> Buffer:
+        return Buffer(values.to(self.device, torch.float32))
+
+    def pack_linear(self, rows: int, columns: int, quantized: bool = False) -> Weight:
+        if not quantized:
+            return Weight(self._empty(rows, columns))
+        return Weight(self._empty(rows, columns, dtype=FP8), self._scales(rows, columns))
+
+    def pack_experts(self, experts: int, hidden: int, intermediate: int, quantized: bool = False) -> Experts:
+        dtype = FP8 if quantized else self.dtype
+        gate_up = self._empty(experts, 2 * intermediate, hidden, dtype=dtype)
+        down = self._empty(experts, hidden, intermediate, dtype=dtype)
+        if not quantized:
+            return Experts(gate_up, down)
+        return Experts(
+            gate_up,
+            down,
+            self._scales(experts, 2 * intermediate, hidden),
+            self._scales(experts, hidden, intermediate),
+        )
+
+    def _scales(self, *shape: int) -> torch.Tensor:
+        rows, columns = shape[-2:]
+        return self._empty(*shape[:-2], -(-rows // GROUP), -(-columns // GROUP), dtype=torch.float32)
+
+    def vector_target(self, vector: Buffer) -> Target:
+        return _target(vector.tensor)
+
+    def linear_target(self, weight: Weight, row: int, rows: int) -> Target:
+        return _target(weight.values[row : row + rows])
+
+    def linear_scales_target(self, weight: Weight, row: int, rows: int) -> Target:
+        assert weight.scales is not None
+        return _target(_scale_rows(weight.scales, row, rows))
+
+    def expert_target(self, weight: Experts, expert: int, part: str) -> Target:
+        if part == "down":
+            return _target(weight.down[expert])
+        intermediate = weight.down.shape[2]
+        row = 0 if part == "gate" else intermediate
+        return _target(weight.gate_up[expert, row : row + intermediate])
+
+    def expert_scales_target(self, weight: Experts, expert: int, part: str) -> Target:
+        assert weight.gate_up_scales is not None and weight.down_scales is not None
+        if part == "down":
+            return _target(weight.down_scales[expert])
+        intermediate = weight.down.shape[2]
+        return _target(_scale_rows(weight.gate_up_scales[expert], 0 if part == "gate" else intermediate, intermediate))
+
+    # --- one step
+
+    def begin(self, seqs: int, decode: bool) -> None:
+        """The step's arrays have room for `seqs` sequences; decode: each of them has one query."""
+        self._seqs, self._decode = seqs, decode
+        self._residual.pending = True  # unless the step begins here: then `embed` says so
+
+    def embed(self, weight: Weight, x: Residual, n: int) -> None:
+        rope.embed(weight.values, self.arrays.token_ids[:n], x.tensor[:n])
+        x.pending = False
+
+    def rms_norm(self, x: Residual, weight: Buffer, eps: float, out: Buffer, n: int) -> None:
+        scales = None if out.scales is None else out.scales[:n]
+        if x.pending:
+            norm.add_rms_norm(x.tensor[:n], x.delta[:n], weight.tensor, eps, out.tensor[:n], scales=scales)
+            x.pending = False
+        else:
+            norm.rms_norm(x.tensor[:n], weight.tensor, eps, out.tensor[:n], scales=scales)
+
+    def rms_norm_samples(self, x: Residual, weight: Buffer, eps: float, out: Buffer, n: int) -> None:
+        # The last MLP's output always waits here, also when a graph has run it.
+        rows = self.arrays.sample_rows[:n]
+        norm.add_rms_norm_rows(x.tensor, x.delta, rows, weight.tensor, eps, out.tensor[:n])
+
+    def linear(self, weight: Weight, h: Buffer, n: int, out: Buffer) -> None:
+        self._product(weight, h, n, out.tensor[:n])
+
+    def linear_add(self, weight: Weight, h: Buffer, n: int, x: Residual) -> None:
+        self._product(weight, h, n, x.delta[:n])
+        x.pending = True
+
+    def _product(self, weight: Weight, h: Buffer, n: int, out: torch.Tensor) -> None:
+        if weight.scales is None:
+            linear.linear(h.tensor[:n], weight.values, out)
+        else:
+            if h.scales is None:
+                h = self._quantize(h, n)
+            assert h.scales is not None
+            linear.linear_fp8(h.tensor[:n], h.scales[:n], weight.values, weight.scales, out)
+
+    def _quantize(self, h: Buffer, n: int) -> Buffer:
+        """fp8 of what no kernel before could quantise: attention's output."""
+        if self._quantized is None:
+            rows = h.tensor.shape[0]
+            scales = linear.new_scales(rows, h.columns, self.device)
+            self._quantized = Buffer(self._empty(rows, h.columns, dtype=FP8), scales)
+        out = self._quantized
+        assert out.scales is not None and out.columns == h.columns
+        quantize.quantize(h.tensor[:n], out.tensor[:n], out.scales[:n])
+        return out
+
+    def rope_write(
+        self,
+        qkv: Buffer,
+        q: Buffer,
+        q_norm: Buffer,
+        k_norm: Buffer,
+        table: Buffer,
+        layer: int,
+        shape: AttentionShape,
+        n: int,
+    ) -> None:
+        rope.qk_norm_rope_write(
+            qkv.tensor[:n], q_norm.tensor, k_norm.tensor, shape.eps, table.tensor, self.arrays.positions[:n],
+            self.arrays.slots[:n], self._keys[layer], self._values[layer],
+            q.tensor[:n].view(n, shape.heads, shape.head_dim),
+        )  # fmt: skip
+
+    def attention(self, q: Buffer, out: Buffer, layer: int, shape: AttentionShape, n: int) -> None:
+        arrays, s = self.arrays, self._seqs
+        rows = q.tensor[:n].view(n, shape.heads, shape.head_dim)
+        result = out.tensor[:n].view(n, shape.heads, shape.head_dim)
+        k, v, scale = self._keys[layer], self._values[layer], shape.head_dim**-0.5
+        if self._decode:
+            if self._scratch is None:
+                self._scratch = attention.DecodeScratch(arrays.limits.seqs, shape.heads, shape.head_dim, self.device)
+            attention.decode_attention(
+                rows, k, v, arrays.tables[:s], arrays.context_lens[:s], result, scale, self._scratch
+            )
+        else:
+            attention.prefill_attention(
+                rows, k, v, arrays.tables[:s], arrays.cu_query[: s + 1], arrays.context_lens[:s], result, scale
+            )
+
+    def silu_mul(self, gate_up: Buffer, out: Buffer, n: int) -> None:
+        scales = None if out.scales is None else out.scales[:n]
+        activation.silu_mul(gate_up.tensor[:n], out.tensor[:n], scales=scales)
+
+    def experts(
+        self, weight: Experts, router_logits: Buffer, h: Buffer, x: Residual, top_k: int, normalize: bool, n: int
+    ) -> None:
+        if self._moe is None:
+            count, hidden, intermediate = weight.down.shape
+            self._moe = moe.MoeScratch(
+                self.arrays.limits.tokens, top_k, count, hidden, intermediate, weight.down.dtype, self.device
+            )
+            self._gates = self._empty(self.arrays.limits.tokens, top_k, dtype=torch.float32)
+            self._chosen = self._empty(self.arrays.limits.tokens, top_k, dtype=torch.int32)
+        gates, chosen = self._gates[:n], self._chosen[:n]
+        moe.route(router_logits.tensor[:n], top_k, normalize, gates, chosen)
+        moe.experts(
+            h.tensor[:n], gates, chosen, weight.gate_up, weight.down, x.delta[:n], self._moe,
+            w13_scales=weight.gate_up_scales, w2_scales=weight.down_scales,
+        )  # fmt: skip
+        x.pending = True
+
+
+def _target(view: torch.Tensor) -> Target:
+    return Target(tuple(view.shape), view.copy_, view)
+
+
+def _scale_rows(scales: torch.Tensor, row: int, rows: int) -> torch.Tensor:
+    if row % GROUP:
+        raise InvalidInput(f"quantization_config: fp8 needs projections whose rows {GROUP} divides, got row {row}")
+    return scales[row // GROUP : -(-(row + rows) // GROUP)]
