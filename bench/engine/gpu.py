@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,31 +105,40 @@ def uniform(seed: int, requests: int, inputs: int, outputs: int, temperature: fl
     return Load([(ids(rng, inputs), outputs) for _ in range(requests)], temperature)
 
 
-def limits() -> dict[str, float]:
-    """What the device does at most: copy (read + write) and read GB/s, bf16 and fp8 TFLOP/s."""
+def best(work: Callable[[], object], repeats: int = 12) -> float:
+    """Seconds of the fastest run on the device."""
     import torch
 
-    def best(work: Any, repeats: int = 12) -> float:
-        times = []
-        for _ in range(repeats):
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            work()
-            end.record()
-            end.synchronize()
-            times.append(begin.elapsed_time(end) / 1e3)
-        return min(times)
+    times = []
+    for _ in range(repeats):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        work()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end) / 1e3)
+    return min(times)
 
-    source = torch.empty(1 << 31, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    copy = 2 * source.numel() / best(lambda: target.copy_(source)) / 1e9
-    del source, target
+
+def copy_rate() -> float:
+    """GB/s read and written."""
+    import torch
+
+    halves = torch.empty(2, 1 << 31, dtype=torch.uint8, device="cuda")
+    return halves.numel() / best(lambda: halves[0].copy_(halves[1])) / 1e9
+
+
+def limits() -> dict[str, float]:
+    """What the device does at most: copy (read + write) GB/s, bf16 and fp8 TFLOP/s."""
+    import torch
+
+    copy = copy_rate()
+    torch.cuda.empty_cache()
     a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
     out = torch.empty_like(a)
     bf16 = 2 * 8192**3 / best(lambda: torch.mm(a, a, out=out)) / 1e12
     a8, one = a.to(torch.float8_e4m3fn), torch.ones((), device="cuda")
     fp8 = 2 * 8192**3 / best(lambda: torch._scaled_mm(a8, a8.t(), one, one, out_dtype=torch.bfloat16)) / 1e12
-    torch.cuda.empty_cache()
     return {"copy_GBs": copy, "bf16_TFs": bf16, "fp8_TFs": fp8}
 
 

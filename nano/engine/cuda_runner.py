@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,7 +25,7 @@ from nano.engine.step_arrays import StepArrays
 if TYPE_CHECKING:
     from nano._core.sched import Batch
 
-DEPTH = 1
+DEPTH = 2
 # Steps that decode are padded to one of these many sequences.
 DECODE_SIZES = (1, 2, 4, 8, *range(16, 257, 8), *range(272, 513, 16))
 # Steps with prompts in them are padded to a multiple of this many tokens, the smaller up to SMALL tokens; a larger
@@ -85,7 +86,7 @@ class CudaRunner:
                 layout = self._model.shape.layout
                 for first in range(0, layout.num_layers, layout.group_layers):
                     layers = range(first, first + layout.group_layers)
-                    run((*key, first), lambda layers=layers: self._forward(tokens, seqs, decode, layers))
+                    run((*key, first), partial(self._forward, tokens, seqs, decode, layers))
                     on_layer(layers[-1])
             if samples:
                 run(("head", samples), lambda: self._head(samples))

@@ -48,7 +48,7 @@ def _fields(limits: Limits) -> list[tuple[str, type, tuple[int, ...]]]:
 
 
 class StepArrays:
-    """Attributes are the device's tensors, by the names above, at fixed addresses. `copies` steps may be on their way."""
+    """Attributes are the device's tensors, named as above, at fixed addresses; `copies` steps may be on their way."""
 
     token_ids: torch.Tensor
     token_sources: torch.Tensor
@@ -96,7 +96,7 @@ class StepArrays:
         t, s, r = batch.num_tokens, batch.num_seqs, batch.num_samples
         to = self._views[turn]
         to["token_ids"][:t] = batch.token_ids
-        to["token_sources"][:t] = -1
+        to["token_sources"][:t] = batch.token_sources
         to["positions"][:t] = batch.positions
         to["slots"][:t] = batch.slots
         to["cu_query"][: s + 1] = batch.cu_query
@@ -118,7 +118,7 @@ class StepArrays:
             to["temperature"][:r] = batch.temperature
             to["top_p"][:r] = batch.top_p
             to["top_k"][:r] = batch.top_k
-            to["min_p"][:r] = 0
+            to["min_p"][:r] = batch.min_p
             if samples > r:
                 to["sample_rows"][r:samples] = 0
                 to["temperature"][r:samples] = 0.0

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Buffer:
-    """A preallocated activation [rows, columns], or a vector [columns]; `scales` [rows, columns / 128] when it is fp8."""
+    """A preallocated activation [rows, columns] (fp8: with `scales` [rows, columns / 128]), or a vector [columns]."""
 
     __slots__ = ("columns", "ptr", "scales", "tensor")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -120,7 +119,8 @@ class CudaOps:
         return _target(weight.gate_up[expert, row : row + intermediate])
 
     def expert_scales_target(self, weight: Experts, expert: int, part: str) -> Target:
-        assert weight.gate_up_scales is not None and weight.down_scales is not None
+        assert weight.gate_up_scales is not None
+        assert weight.down_scales is not None
         if part == "down":
             return _target(weight.down_scales[expert])
         intermediate = weight.down.shape[2]
@@ -133,29 +133,30 @@ class CudaOps:
         self._seqs, self._decode = seqs, decode
         self._residual.pending = True  # unless the step begins here: then `embed` says so
 
-    def embed(self, weight: Weight, x: Residual, n: int) -> None:
+    def embed(self, weight: Weight, x: Buffer, n: int) -> None:
         rope.embed(weight.values, self.arrays.token_ids[:n], x.tensor[:n])
-        x.pending = False
+        self._residual.pending = False
 
-    def rms_norm(self, x: Residual, weight: Buffer, eps: float, out: Buffer, n: int) -> None:
+    def rms_norm(self, x: Buffer, weight: Buffer, eps: float, out: Buffer, n: int) -> None:
         scales = None if out.scales is None else out.scales[:n]
-        if x.pending:
-            norm.add_rms_norm(x.tensor[:n], x.delta[:n], weight.tensor, eps, out.tensor[:n], scales=scales)
-            x.pending = False
+        stream = self._residual
+        if stream.pending:
+            norm.add_rms_norm(x.tensor[:n], stream.delta[:n], weight.tensor, eps, out.tensor[:n], scales=scales)
+            stream.pending = False
         else:
             norm.rms_norm(x.tensor[:n], weight.tensor, eps, out.tensor[:n], scales=scales)
 
-    def rms_norm_samples(self, x: Residual, weight: Buffer, eps: float, out: Buffer, n: int) -> None:
+    def rms_norm_samples(self, x: Buffer, weight: Buffer, eps: float, out: Buffer, n: int) -> None:
         # The last MLP's output always waits here, also when a graph has run it.
         rows = self.arrays.sample_rows[:n]
-        norm.add_rms_norm_rows(x.tensor, x.delta, rows, weight.tensor, eps, out.tensor[:n])
+        norm.add_rms_norm_rows(x.tensor, self._residual.delta, rows, weight.tensor, eps, out.tensor[:n])
 
     def linear(self, weight: Weight, h: Buffer, n: int, out: Buffer) -> None:
         self._product(weight, h, n, out.tensor[:n])
 
-    def linear_add(self, weight: Weight, h: Buffer, n: int, x: Residual) -> None:
-        self._product(weight, h, n, x.delta[:n])
-        x.pending = True
+    def linear_add(self, weight: Weight, h: Buffer, n: int, x: Buffer) -> None:
+        self._product(weight, h, n, self._residual.delta[:n])
+        self._residual.pending = True
 
     def _product(self, weight: Weight, h: Buffer, n: int, out: torch.Tensor) -> None:
         if weight.scales is None:
@@ -173,7 +174,8 @@ class CudaOps:
             scales = linear.new_scales(rows, h.columns, self.device)
             self._quantized = Buffer(self._empty(rows, h.columns, dtype=FP8), scales)
         out = self._quantized
-        assert out.scales is not None and out.columns == h.columns
+        assert out.scales is not None
+        assert out.columns == h.columns
         quantize.quantize(h.tensor[:n], out.tensor[:n], out.scales[:n])
         return out
 
@@ -215,7 +217,7 @@ class CudaOps:
         activation.silu_mul(gate_up.tensor[:n], out.tensor[:n], scales=scales)
 
     def experts(
-        self, weight: Experts, router_logits: Buffer, h: Buffer, x: Residual, top_k: int, normalize: bool, n: int
+        self, weight: Experts, router_logits: Buffer, h: Buffer, x: Buffer, top_k: int, normalize: bool, n: int
     ) -> None:
         if self._moe is None:
             count, hidden, intermediate = weight.down.shape
@@ -227,10 +229,10 @@ class CudaOps:
         gates, chosen = self._gates[:n], self._chosen[:n]
         moe.route(router_logits.tensor[:n], top_k, normalize, gates, chosen)
         moe.experts(
-            h.tensor[:n], gates, chosen, weight.gate_up, weight.down, x.delta[:n], self._moe,
+            h.tensor[:n], gates, chosen, weight.gate_up, weight.down, self._residual.delta[:n], self._moe,
             w13_scales=weight.gate_up_scales, w2_scales=weight.down_scales,
         )  # fmt: skip
-        x.pending = True
+        self._residual.pending = True
 
 
 def _target(view: torch.Tensor) -> Target:

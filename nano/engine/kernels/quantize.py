@@ -1,2 +1,0 @@
-def quantize(*a):
-    raise NotImplementedError
