@@ -69,7 +69,7 @@ class Qwen3:
         self.h = ops.operand(max_tokens, hidden, first.qkv)
         self.qkv = ops.product(max_tokens, q_size + 2 * kv_size)
         self.q = ops.operand(max_tokens, q_size)
-        self.a = ops.operand(max_tokens, q_size)
+        self.a = ops.operand(max_tokens, q_size, first.o)
         dense = next((layer for layer in self.layers if layer.experts is None), None)
         if dense is not None:
             self.gate_up = ops.product(max_tokens, 2 * config.intermediate_size)
@@ -137,17 +137,14 @@ class Qwen3:
             ops.embed(self.embed, x, n)
         for index in layers:
             layer = self.layers[index]
-            ops.rms_norm(x, layer.input_norm, eps, h, n)
-            ops.linear(layer.qkv, h, n, qkv)
+            ops.norm_linear(x, layer.input_norm, eps, h, layer.qkv, qkv, n)
             ops.rope_write(qkv, q, layer.q_norm, layer.k_norm, self.table, index, shape, n)
             if on_layer is not None:
                 on_layer(index)
             ops.attention(q, a, index, shape, n)
             ops.linear_add(layer.o, a, n, x)
             if layer.experts is None:
-                ops.rms_norm(x, layer.post_norm, eps, h, n)
-                ops.linear(layer.gate_up, h, n, self.gate_up)
-                ops.silu_mul(self.gate_up, self.act, n)
+                ops.norm_gate_up(x, layer.post_norm, eps, h, layer.gate_up, self.gate_up, self.act, n)
                 ops.linear_add(layer.down, self.act, n, x)
             else:
                 ops.rms_norm(x, layer.post_norm, eps, self.h_moe, n)

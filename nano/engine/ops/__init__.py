@@ -16,13 +16,12 @@ if TYPE_CHECKING:
 
 
 class Buffer:
-    """A preallocated activation [rows, columns] (fp8: with `scales` [rows, columns / 128]), or a vector [columns]."""
+    """A preallocated activation [rows, columns], or a vector [columns]."""
 
-    __slots__ = ("columns", "ptr", "scales", "tensor")
+    __slots__ = ("columns", "ptr", "tensor")
 
-    def __init__(self, tensor: torch.Tensor, scales: torch.Tensor | None = None) -> None:
+    def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor
-        self.scales = scales
         self.ptr = tensor.data_ptr()
         self.columns = tensor.shape[-1]
 
@@ -58,7 +57,7 @@ class Ops(Protocol):
     def product(self, rows: int, columns: int) -> Buffer:
         """What `linear` writes."""
 
-    def operand(self, rows: int, columns: int, weight: Any = None) -> Buffer:
+    def operand(self, rows: int, columns: int, weight: Any = None) -> Any:
         """What `linear` reads; for this weight, when it is given."""
 
     def vector(self, size: int) -> Buffer:
@@ -82,13 +81,21 @@ class Ops(Protocol):
     # --- one step
 
     def embed(self, weight: Any, x: Buffer, n: int) -> None: ...
-    def rms_norm(self, x: Buffer, weight: Buffer, eps: float, out: Buffer, n: int) -> None: ...
-    def rms_norm_samples(self, x: Buffer, weight: Buffer, eps: float, out: Buffer, n: int) -> None:
+    def rms_norm(self, x: Buffer, weight: Buffer, eps: float, out: Any, n: int) -> None: ...
+    def rms_norm_samples(self, x: Buffer, weight: Buffer, eps: float, out: Any, n: int) -> None:
         """The norm of the rows that sample: out[i] = norm(x[batch.sample_rows[i]])."""
 
-    def linear(self, weight: Any, h: Buffer, n: int, out: Buffer) -> None: ...
-    def linear_add(self, weight: Any, h: Buffer, n: int, x: Buffer) -> None:
+    def linear(self, weight: Any, h: Any, n: int, out: Buffer) -> None: ...
+    def linear_add(self, weight: Any, h: Any, n: int, x: Buffer) -> None:
         """The residual stream x gets the product added."""
+
+    def norm_linear(self, x: Buffer, norm_weight: Buffer, eps: float, h: Any, weight: Any, out: Buffer, n: int) -> None:
+        """out = norm(x) @ weight; h is scratch for the norm."""
+
+    def norm_gate_up(
+        self, x: Buffer, norm_weight: Buffer, eps: float, h: Any, weight: Any, gate_up: Buffer, act: Any, n: int
+    ) -> None:
+        """act = silu(gate) * up of norm(x) @ weight (gate's rows, then up's); h and gate_up are scratch."""
 
     def rope_write(
         self,
@@ -103,10 +110,9 @@ class Ops(Protocol):
     ) -> None:
         """Norm and rotation of q and k; K and V go to the pool's slots of this step."""
 
-    def attention(self, q: Buffer, out: Buffer, layer: int, shape: AttentionShape, n: int) -> None: ...
-    def silu_mul(self, gate_up: Buffer, out: Buffer, n: int) -> None: ...
+    def attention(self, q: Buffer, out: Any, layer: int, shape: AttentionShape, n: int) -> None: ...
     def experts(
-        self, weight: Any, router_logits: Buffer, h: Buffer, x: Buffer, top_k: int, normalize: bool, n: int
+        self, weight: Any, router_logits: Buffer, h: Any, x: Buffer, top_k: int, normalize: bool, n: int
     ) -> None:
         """x += the weighted outputs of each row's top_k experts."""
 

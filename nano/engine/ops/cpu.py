@@ -127,6 +127,26 @@ class CpuOps:
     def linear_add(self, weight: cpu.Linear, h: Buffer, n: int, x: Buffer) -> None:
         weight.run(h.ptr, n, h.columns, x.ptr, x.columns, True)
 
+    def norm_linear(
+        self, x: Buffer, norm_weight: Buffer, eps: float, h: Buffer, weight: cpu.Linear, out: Buffer, n: int
+    ) -> None:
+        self.rms_norm(x, norm_weight, eps, h, n)
+        self.linear(weight, h, n, out)
+
+    def norm_gate_up(
+        self,
+        x: Buffer,
+        norm_weight: Buffer,
+        eps: float,
+        h: Buffer,
+        weight: cpu.Linear,
+        gate_up: Buffer,
+        act: Buffer,
+        n: int,
+    ) -> None:
+        self.norm_linear(x, norm_weight, eps, h, weight, gate_up, n)
+        cpu.silu_mul(self.context, gate_up.ptr, act.ptr, n, act.columns, self._dtype)
+
     def rope_write(
         self,
         qkv: Buffer,
@@ -154,9 +174,6 @@ class CpuOps:
             self._dtype,
         )  # fmt: skip
 
-    def silu_mul(self, gate_up: Buffer, out: Buffer, n: int) -> None:
-        cpu.silu_mul(self.context, gate_up.ptr, out.ptr, n, out.columns, self._dtype)
-
     def experts(
         self, weight: _Experts, router_logits: Buffer, h: Buffer, x: Buffer, top_k: int, normalize: bool, n: int
     ) -> None:
@@ -165,11 +182,6 @@ class CpuOps:
         experts = router_logits.columns
         cpu.route(self.context, router_logits.ptr, n, experts, top_k, normalize, address(ids), address(weights))
         weight.packed.run(h.ptr, n, address(ids), address(weights), top_k, x.ptr)
-
-    def sample(self, logits: Buffer, vocab: int, n: int) -> npt.NDArray[np.int32]:
-        assert self._batch is not None
-        batch = self._batch
-        return sample_rows(self.context, logits.ptr, batch, vocab, n)
 
 
 class _Experts:

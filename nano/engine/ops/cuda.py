@@ -29,14 +29,29 @@ class Experts:
     down_scales: torch.Tensor | None = None
 
 
-class Residual(Buffer):
-    """The residual stream; what a layer added last waits in `delta` for the norm that reads it."""
+class Operand(Buffer):
+    """What a product reads; for fp8 weights and more than `linear.MAX_ROWS` rows, what it reads is `fp8`."""
 
-    __slots__ = ("delta", "pending")
+    __slots__ = ("fp8",)
+
+    def __init__(self, tensor: torch.Tensor, fp8: tuple[torch.Tensor, torch.Tensor] | None) -> None:
+        super().__init__(tensor)
+        self.fp8 = fp8  # values [rows, columns], scales [rows, columns / 128]
+
+
+class Residual(Buffer):
+    """The residual stream; what a layer added last waits in `delta` for the norm that reads it.
+
+    A fused norm and product reads the stream from one buffer and writes it to the other. A layer of them is two such
+    steps, or none, so between layers the stream is in the first.
+    """
+
+    __slots__ = ("delta", "other", "pending")
 
     def __init__(self, tensor: torch.Tensor) -> None:
         super().__init__(tensor)
-        self.delta = torch.empty_like(tensor)
+        self.delta = torch.zeros_like(tensor)
+        self.other = torch.zeros(linear.FUSED_ROWS, tensor.shape[1], dtype=tensor.dtype, device=tensor.device)
         self.pending = False
 
 
@@ -49,7 +64,6 @@ class CudaOps:
         self._seqs = 0
         self._scratch: attention.DecodeScratch | None = None
         self._moe: moe.MoeScratch | None = None
-        self._quantized: Buffer | None = None
 
     # --- memory
 
@@ -68,10 +82,11 @@ class CudaOps:
     def product(self, rows: int, columns: int) -> Buffer:
         return Buffer(self._empty(rows, columns))
 
-    def operand(self, rows: int, columns: int, weight: Weight | None = None) -> Buffer:
-        if weight is None or weight.scales is None:
-            return Buffer(self._empty(rows, columns))
-        return Buffer(self._empty(rows, columns, dtype=FP8), linear.new_scales(rows, columns, self.device))
+    def operand(self, rows: int, columns: int, weight: Weight | None = None) -> Operand:
+        fp8 = None
+        if weight is not None and weight.scales is not None:
+            fp8 = self._empty(rows, columns, dtype=FP8), linear.new_scales(rows, columns, self.device)
+        return Operand(self._empty(rows, columns), fp8)
 
     def vector(self, size: int) -> Buffer:
         return Buffer(self._empty(size, dtype=torch.float32))
@@ -137,47 +152,57 @@ class CudaOps:
         rope.embed(weight.values, self.arrays.token_ids[:n], x.tensor[:n])
         self._residual.pending = False
 
-    def rms_norm(self, x: Buffer, weight: Buffer, eps: float, out: Buffer, n: int) -> None:
-        scales = None if out.scales is None else out.scales[:n]
+    def rms_norm(self, x: Buffer, weight: Buffer, eps: float, out: Operand, n: int) -> None:
         stream = self._residual
+        values, scales = _written(out, n)
         if stream.pending:
-            norm.add_rms_norm(x.tensor[:n], stream.delta[:n], weight.tensor, eps, out.tensor[:n], scales=scales)
+            norm.add_rms_norm(x.tensor[:n], stream.delta[:n], weight.tensor, eps, values, scales=scales)
             stream.pending = False
         else:
-            norm.rms_norm(x.tensor[:n], weight.tensor, eps, out.tensor[:n], scales=scales)
+            norm.rms_norm(x.tensor[:n], weight.tensor, eps, values, scales=scales)
 
     def rms_norm_samples(self, x: Buffer, weight: Buffer, eps: float, out: Buffer, n: int) -> None:
         # The last MLP's output always waits here, also when a graph has run it.
         rows = self.arrays.sample_rows[:n]
         norm.add_rms_norm_rows(x.tensor, self._residual.delta, rows, weight.tensor, eps, out.tensor[:n])
 
-    def linear(self, weight: Weight, h: Buffer, n: int, out: Buffer) -> None:
+    def linear(self, weight: Weight, h: Operand, n: int, out: Buffer) -> None:
         self._product(weight, h, n, out.tensor[:n])
 
-    def linear_add(self, weight: Weight, h: Buffer, n: int, x: Buffer) -> None:
+    def linear_add(self, weight: Weight, h: Operand, n: int, x: Buffer) -> None:
         self._product(weight, h, n, self._residual.delta[:n])
         self._residual.pending = True
 
-    def _product(self, weight: Weight, h: Buffer, n: int, out: torch.Tensor) -> None:
+    def norm_linear(
+        self, x: Buffer, norm_weight: Buffer, eps: float, h: Operand, weight: Weight, out: Buffer, n: int
+    ) -> None:
+        self.rms_norm(x, norm_weight, eps, h, n)
+        self._product(weight, h, n, out.tensor[:n])
+
+    def norm_gate_up(
+        self,
+        x: Buffer,
+        norm_weight: Buffer,
+        eps: float,
+        h: Operand,
+        weight: Weight,
+        gate_up: Buffer,
+        act: Operand,
+        n: int,
+    ) -> None:
+        self.norm_linear(x, norm_weight, eps, h, weight, gate_up, n)
+        values, scales = _written(act, n)
+        activation.silu_mul(gate_up.tensor[:n], values, scales=scales)
+
+    def _product(self, weight: Weight, h: Operand, n: int, out: torch.Tensor) -> None:
         if weight.scales is None:
             linear.linear(h.tensor[:n], weight.values, out)
+        elif n <= linear.MAX_ROWS:
+            linear.linear_fp8(h.tensor[:n], None, weight.values, weight.scales, out)
         else:
-            if h.scales is None:
-                h = self._quantize(h, n)
-            assert h.scales is not None
-            linear.linear_fp8(h.tensor[:n], h.scales[:n], weight.values, weight.scales, out)
-
-    def _quantize(self, h: Buffer, n: int) -> Buffer:
-        """fp8 of what no kernel before could quantise: attention's output."""
-        if self._quantized is None:
-            rows = h.tensor.shape[0]
-            scales = linear.new_scales(rows, h.columns, self.device)
-            self._quantized = Buffer(self._empty(rows, h.columns, dtype=FP8), scales)
-        out = self._quantized
-        assert out.scales is not None
-        assert out.columns == h.columns
-        quantize.quantize(h.tensor[:n], out.tensor[:n], out.scales[:n])
-        return out
+            assert h.fp8 is not None
+            values, scales = h.fp8
+            linear.linear_fp8(values[:n], scales[:n], weight.values, weight.scales, out)
 
     def rope_write(
         self,
@@ -196,7 +221,7 @@ class CudaOps:
             q.tensor[:n].view(n, shape.heads, shape.head_dim),
         )  # fmt: skip
 
-    def attention(self, q: Buffer, out: Buffer, layer: int, shape: AttentionShape, n: int) -> None:
+    def attention(self, q: Buffer, out: Operand, layer: int, shape: AttentionShape, n: int) -> None:
         arrays, s = self.arrays, self._seqs
         rows = q.tensor[:n].view(n, shape.heads, shape.head_dim)
         result = out.tensor[:n].view(n, shape.heads, shape.head_dim)
@@ -211,13 +236,12 @@ class CudaOps:
             attention.prefill_attention(
                 rows, k, v, arrays.tables[:s], arrays.cu_query[: s + 1], arrays.context_lens[:s], result, scale
             )
-
-    def silu_mul(self, gate_up: Buffer, out: Buffer, n: int) -> None:
-        scales = None if out.scales is None else out.scales[:n]
-        activation.silu_mul(gate_up.tensor[:n], out.tensor[:n], scales=scales)
+        values, scales = _written(out, n)
+        if scales is not None:
+            quantize.quantize(out.tensor[:n], values, scales)
 
     def experts(
-        self, weight: Experts, router_logits: Buffer, h: Buffer, x: Buffer, top_k: int, normalize: bool, n: int
+        self, weight: Experts, router_logits: Buffer, h: Operand, x: Buffer, top_k: int, normalize: bool, n: int
     ) -> None:
         if self._moe is None:
             count, hidden, intermediate = weight.down.shape
@@ -233,6 +257,14 @@ class CudaOps:
             w13_scales=weight.gate_up_scales, w2_scales=weight.down_scales,
         )  # fmt: skip
         self._residual.pending = True
+
+
+def _written(out: Operand, n: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What a step of n rows writes for the product that reads `out`: values, and scales when they are fp8."""
+    if out.fp8 is None or n <= linear.MAX_ROWS:
+        return out.tensor[:n], None
+    values, scales = out.fp8
+    return values[:n], scales[:n]
 
 
 def _target(view: torch.Tensor) -> Target:
