@@ -4,14 +4,12 @@ import math
 from dataclasses import dataclass
 
 import pytest
-from kernel_device import CUDA, DEVICE, HALF, TOLERANCE, relative_error
-
 import torch
+from kernel_device import CUDA, DEVICE, HALF, TOLERANCE, relative_error
 
 from nano.engine.kernels import attention
 from nano.engine.kernels.attention import DecodeConfig, DecodeScratch, PrefillConfig
-
-BF16_KV = 1.0
+from nano.engine.kernels.rope import qk_norm_rope_write
 
 
 @dataclass
@@ -89,8 +87,52 @@ def decode(case: Case, scratch: DecodeScratch | None = None, config: DecodeConfi
     case.build()
     scratch = scratch or DecodeScratch(len(case.lens), case.q.shape[1], case.head_dim, DEVICE)
     attention.decode_attention(
-        case.q, case.k, case.v, case.tables, case.lens, case.out, case.scale, scratch, case.k_scale, case.v_scale, config
+        case.q,
+        case.k,
+        case.v,
+        case.tables,
+        case.lens,
+        case.out,
+        case.scale,
+        scratch,
+        case.k_scale,
+        case.v_scale,
+        config,
     )
+    case.check()
+    assert not scratch.arrivals.any()
+
+
+def fused(case: Case, config: DecodeConfig | None = None) -> None:
+    """rope_decode_attention against qk_norm_rope_write, then the float64 attention over what that stored."""
+    case.build()
+    heads, sequences, d = case.q.shape[1], len(case.lens), case.head_dim
+    qkv = torch.randn(sequences, (heads + 2 * case.kv_heads) * d).to(case.dtype).to(DEVICE)
+    q_norm, k_norm = (torch.rand(d, device=DEVICE) + 0.5 for _ in "qk")
+    angles = torch.rand(max(case.contexts), d // 2) * 6
+    table = torch.cat([angles.cos(), angles.sin()], 1).to(DEVICE)
+    positions = (case.lens - 1).clamp(min=0)
+    at = positions.long() // case.block_size
+    slots = case.tables.long().gather(1, at[:, None])[:, 0] * case.block_size + positions % case.block_size
+    slots[case.lens == 0] = -1
+    k, v, scratch = case.k.clone(), case.v.clone(), DecodeScratch(sequences, heads, d, DEVICE)
+    attention.rope_decode_attention(
+        qkv, q_norm, k_norm, 1e-6, table, k, v, case.tables, case.lens, case.out, case.scale, scratch,
+        case.k_scale, case.v_scale, config,
+    )  # fmt: skip
+    q = torch.empty_like(case.q.contiguous())
+    qk_norm_rope_write(
+        qkv, q_norm, k_norm, 1e-6, table, positions, slots, case.k, case.v, q, case.k_scale, case.v_scale
+    )
+    tolerance = TOLERANCE[case.cache_dtype or case.dtype]
+    for ours, theirs in ((k, case.k), (v, case.v)):
+        assert torch.equal(ours.isnan(), theirs.isnan())
+        assert relative_error(ours.float().nan_to_num(), theirs.float().nan_to_num()) < tolerance
+    case.q = q
+    for s, context in enumerate(case.contexts):
+        block, offset = divmod(int(slots[s]), case.block_size)
+        for dense, cache, scale in zip(case.dense[s], (k, v), (case.k_scale, case.v_scale), strict=True):
+            dense[context - 1] = cache[block, :, offset].cpu().double() * scale
     case.check()
     assert not scratch.arrivals.any()
 
@@ -98,7 +140,17 @@ def decode(case: Case, scratch: DecodeScratch | None = None, config: DecodeConfi
 def prefill(case: Case, config: PrefillConfig | None = None) -> None:
     case.build()
     attention.prefill_attention(
-        case.q, case.k, case.v, case.tables, case.cu, case.lens, case.out, case.scale, case.k_scale, case.v_scale, config
+        case.q,
+        case.k,
+        case.v,
+        case.tables,
+        case.cu,
+        case.lens,
+        case.out,
+        case.scale,
+        case.k_scale,
+        case.v_scale,
+        config,
     )
     case.check()
 
@@ -121,12 +173,16 @@ def test_decode_agrees_with_float64(shape: dict[str, int], dtype: torch.dtype) -
     decode(Case(contexts, [1] * len(contexts), dtype=dtype, padding=3, **shape))
 
 
-@pytest.mark.parametrize("contexts", [[1], [0, 5, 0], [700], [1, 1, 400, 1]], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_fused_decode_is_norm_rope_write_and_attention(shape: dict[str, int], dtype: torch.dtype) -> None:
+    contexts = [1, 17, 65, 200, 2, 129]
+    fused(Case(contexts, [1] * len(contexts), dtype=dtype, padding=3, **shape), DecodeConfig(32, 1, 4, 2))
+
+
+@pytest.mark.parametrize("contexts", [[1], [5], [700], [1, 1, 400, 1]], ids=str)
 def test_decode_splits_whatever_the_lengths(contexts: list[int]) -> None:
-    decode(Case(contexts, [1] * len(contexts)), config=DecodeConfig(16, 1, 4, 2)) if 0 not in contexts else None
-    if 0 in contexts:
-        case = Case([c for c in contexts if c], [1] * sum(c > 0 for c in contexts), padding=2)
-        decode(case, config=DecodeConfig(16, 1, 4, 2))
+    decode(Case(contexts, [1] * len(contexts)), config=DecodeConfig(16, 1, 4, 2))
 
 
 def test_decode_searches_many_sequences() -> None:
@@ -156,9 +212,9 @@ def test_prefill_searches_many_sequences() -> None:
 
 
 @pytest.mark.skipif(not CUDA, reason="no CUDA device")
-@pytest.mark.parametrize("kernel", [decode, prefill])
+@pytest.mark.parametrize("kernel", [decode, fused, prefill])
 def test_fp8_cache_agrees_with_its_dequantised_values(kernel) -> None:  # type: ignore[no-untyped-def]
-    queries = [1, 1, 1] if kernel is decode else [1, 60, 64]
+    queries = [1, 60, 64] if kernel is prefill else [1, 1, 1]
     kernel(
         Case([30, 100, 64], queries, dtype=torch.bfloat16, cache_dtype=torch.float8_e4m3fn, head_dim=128,
              block_size=64, k_scale=0.5, v_scale=2.0)

@@ -3,9 +3,8 @@ from __future__ import annotations
 import math
 
 import pytest
-from kernel_device import CUDA, DEVICE, HALF, TOLERANCE, relative_error
-
 import torch
+from kernel_device import CUDA, DEVICE, HALF, TOLERANCE, relative_error
 
 from nano.engine.kernels.norm import add_rms_norm, add_rms_norm_rows, rms_norm
 

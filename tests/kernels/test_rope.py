@@ -3,9 +3,8 @@ from __future__ import annotations
 import math
 
 import pytest
-from kernel_device import CUDA, DEVICE, HALF, TOLERANCE, relative_error
-
 import torch
+from kernel_device import CUDA, DEVICE, HALF, TOLERANCE, relative_error
 
 from nano.engine.kernels.rope import embed, qk_norm_rope_write
 
@@ -25,8 +24,18 @@ def rotated(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return torch.cat([left * cos - right * sin, right * cos + left * sin], -1)
 
 
-def check(heads: int, kv_heads: int, head_dim: int, block_size: int, layer_major: bool, dtype: torch.dtype,
-          cache_dtype: torch.dtype | None = None, norms: bool = True, k_scale: float = 1.0, v_scale: float = 1.0) -> None:  # fmt: skip
+def check(
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    block_size: int,
+    layer_major: bool,
+    dtype: torch.dtype,
+    cache_dtype: torch.dtype | None = None,
+    norms: bool = True,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+) -> None:
     cache_dtype = cache_dtype or dtype
     tokens, blocks, layers = 6, 5, 3
     qkv = torch.randn(tokens, (heads + 2 * kv_heads) * head_dim).to(dtype).to(DEVICE)

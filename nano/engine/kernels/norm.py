@@ -11,7 +11,9 @@ from nano.engine.kernels.launch import dependent_launch
 
 
 @triton.jit
-def store_quantized(values, row, first, out, scales, out_row, scale_row, scale_group, columns_total, BLOCK: tl.constexpr):
+def store_quantized(
+    values, row, first, out, scales, out_row, scale_row, scale_group, columns_total, BLOCK: tl.constexpr
+):
     """Stores values [BLOCK] (columns first.. of a row) as float8_e4m3fn, one scale for each 128."""
     groups = tl.reshape(values, [BLOCK // 128, 128])
     greatest = tl.maximum(tl.max(tl.abs(groups), 1), 1e-12)
@@ -98,7 +100,7 @@ def add_rms_norm(
     out: torch.Tensor,
     scales: torch.Tensor | None = None,
 ) -> None:
-    """residual += delta, rounded to its dtype; out = rms_norm of that. residual, delta, out [T, C]; else as rms_norm."""
+    """residual += delta, rounded to its dtype; out = rms_norm of that. All three [T, C]; else as rms_norm."""
     _launch(residual, delta, None, weight, eps, out, scales, True)
 
 
