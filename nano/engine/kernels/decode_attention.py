@@ -74,7 +74,7 @@ def _decode(
             tiles = _tiles_of(length, TILE, FUSED)
             head = (unit - start) // tiles
             low = unit - start - head * tiles
-            table = tables + sequence.to(tl.int64) * table_stride
+            table = tables + tl.cast(sequence, tl.int64) * table_stride
             for tile in range(low, tl.minimum(tl.minimum(low + end - unit, tiles), low + PREFETCH)):
                 rows = tile_rows(k, table, tile, length, head, k_block, k_head, k_token, BLOCK_SIZE, TILE, True)
                 prefetch_rows(rows, HEAD_DIM)
@@ -93,9 +93,9 @@ def _decode(
         low = unit - segment
         high = tl.minimum(end - segment, tiles)
 
-        q_rows = q + sequence.to(tl.int64) * q_sequence + (head * GROUP + rows[:, None]) * q_head + columns[None, :]
+        q_rows = q + tl.cast(sequence, tl.int64) * q_sequence + (head * GROUP + rows[:, None]) * q_head + columns[None, :]
         query = tl.load(q_rows, mask=rows[:, None] < GROUP, other=0.0)
-        table = tables + sequence.to(tl.int64) * table_stride
+        table = tables + tl.cast(sequence, tl.int64) * table_stride
         greatest = tl.full([ROWS], MASKED_SCORE, tl.float32)
         sums = tl.zeros([ROWS], tl.float32)
         acc = tl.zeros([ROWS, HEAD_DIM], tl.float32)
@@ -108,7 +108,7 @@ def _decode(
             query = query.to(q.dtype.element_ty)
             # The program of the last tile begins with the new position, and stores it.
             new = tl.full([1, 1], (high == tiles) & (length >= 0), tl.int1)
-            k_row = q + sequence.to(tl.int64) * q_sequence + (KV_HEADS * GROUP + head) * q_head + columns[None, :]
+            k_row = q + tl.cast(sequence, tl.int64) * q_sequence + (KV_HEADS * GROUP + head) * q_head + columns[None, :]
             key = tl.load(k_row, mask=new, other=0.0)
             key = normed_rotated_row(key, k_row, new, k_norm, rope_table, position, eps, HEAD_DIM)
             key = to_cache(key, k_scale, k.dtype.element_ty)
@@ -140,7 +140,7 @@ def _decode(
 
         first_program = segment // share
         last_program = (segment + tiles - 1) // share
-        out_base = out + sequence.to(tl.int64) * out_sequence + head * GROUP * out_head
+        out_base = out + tl.cast(sequence, tl.int64) * out_sequence + head * GROUP * out_head
         if first_program == last_program:
             result = acc * (v_scale / sums)[:, None]
             out_rows = out_base + rows[:, None] * out_head + columns[None, :]
@@ -217,9 +217,7 @@ class DecodeScratch:
     MAX_PROGRAMS = 8  # a multiprocessor
 
     def __init__(self, max_seqs: int, heads: int, head_dim: int, device: torch.device | str) -> None:
-        device = torch.device(device)
-        if device.type == "cuda" and device.index is None:
-            device = torch.device("cuda", torch.cuda.current_device())
+        device = torch.empty(0, device=device).device  # with its index
         self.device = device
         programs = self.MAX_PROGRAMS * processors(device)
         self.partials = torch.empty(programs, 2, 16, head_dim, dtype=torch.float32, device=device)

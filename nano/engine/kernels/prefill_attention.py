@@ -87,7 +87,7 @@ def _prefill(
         tokens = rows // GROUP
         columns = tl.arange(0, HEAD_DIM)
         present = (tokens < end - begin) & (tokens < TOKENS)
-        token_rows = (begin + tokens).to(tl.int64)[:, None]
+        token_rows = tl.cast(begin + tokens, tl.int64)[:, None]
         heads = (head * GROUP + rows % GROUP)[:, None]
         out_rows = out + token_rows * out_token + heads * out_head + columns[None, :]
         if real:
@@ -96,7 +96,7 @@ def _prefill(
             query = tl.load(
                 q + token_rows * q_token + heads * q_head + columns[None, :], mask=present[:, None], other=0.0
             )
-            table = tables + sequence.to(tl.int64) * table_stride
+            table = tables + tl.cast(sequence, tl.int64) * table_stride
             greatest = tl.full([ROWS], MASKED_SCORE, tl.float32)
             sums = tl.zeros([ROWS], tl.float32)
             acc = tl.zeros([ROWS, HEAD_DIM], tl.float32)
