@@ -25,6 +25,7 @@ class Case:
     dtype: torch.dtype = torch.float32
     cache_dtype: torch.dtype | None = None
     layer_major: bool = False
+    pool_bytes: int = 0
     padding: int = 0
     k_scale: float = 1.0
     v_scale: float = 1.0
@@ -38,9 +39,16 @@ class Case:
         heads = self.group * self.kv_heads
         shape = (blocks, layers, 2, self.kv_heads, self.block_size, self.head_dim)
         if self.layer_major:
-            pool = torch.full((layers, 2, blocks, *shape[3:]), math.nan).to(cache_dtype).permute(2, 0, 1, 3, 4, 5)
+            pool = torch.empty(layers, 2, blocks, *shape[3:], dtype=cache_dtype, device=DEVICE).permute(
+                2, 0, 1, 3, 4, 5
+            )
+        elif self.pool_bytes:  # the blocks lie far apart
+            memory = torch.empty(self.pool_bytes // cache_dtype.itemsize, dtype=cache_dtype, device=DEVICE)
+            inner = torch.empty(shape[1:], device="meta").stride()
+            pool = memory.as_strided(shape, (memory.numel() // blocks // 16 * 16, *inner))
         else:
-            pool = torch.full(shape, math.nan).to(cache_dtype)
+            pool = torch.empty(shape, dtype=cache_dtype, device=DEVICE)
+        pool.copy_(torch.tensor(math.nan).to(cache_dtype))
         order = torch.randperm(blocks, generator=generator).tolist()
         self.tables = torch.full((len(self.contexts) + self.padding, width), blocks - 1, dtype=torch.int32)
         self.dense: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -52,9 +60,8 @@ class Case:
                 block = self.tables[s, i] = order.pop()
                 for which, rows in enumerate((keys, values)):
                     part = rows[i * self.block_size : (i + 1) * self.block_size]
-                    pool[block, 1, which, :, : len(part)] = part.transpose(0, 1)
+                    pool[block, 1, which, :, : len(part)] = part.transpose(0, 1).to(DEVICE)
             self.dense.append((keys.double() * self.k_scale, values.double() * self.v_scale))
-        pool = pool.to(DEVICE)
         self.k, self.v = pool[:, 1, 0], pool[:, 1, 1]
         tokens = sum(self.queries)
         self.cu = torch.tensor([0, *torch.tensor(self.queries).cumsum(0).tolist(), *[tokens] * self.padding])
@@ -219,3 +226,17 @@ def test_fp8_cache_agrees_with_its_dequantised_values(kernel) -> None:  # type: 
         Case([30, 100, 64], queries, dtype=torch.bfloat16, cache_dtype=torch.float8_e4m3fn, head_dim=128,
              block_size=64, k_scale=0.5, v_scale=2.0)
     )  # fmt: skip
+
+
+@pytest.mark.skipif(not CUDA, reason="no CUDA device")
+@pytest.mark.parametrize("kernel", [decode, fused, prefill])
+def test_the_far_end_of_a_large_pool_is_reached(kernel) -> None:  # type: ignore[no-untyped-def]
+    torch.cuda.empty_cache()
+    size = min(torch.cuda.mem_get_info()[0] - (4 << 30), 100 << 30)
+    if kernel is fused:
+        size //= 3  # the test keeps copies
+    if size < 12 << 30:
+        pytest.skip(f"{size >> 30} GiB of device memory free: offsets need not be 64-bit")
+    queries = [1, 60, 64] if kernel is prefill else [1, 1, 1]
+    kernel(Case([300, 100, 64], queries, dtype=torch.bfloat16, head_dim=128, block_size=64, pool_bytes=size))
+    torch.cuda.empty_cache()
