@@ -93,7 +93,9 @@ def _decode(
         low = unit - segment
         high = tl.minimum(end - segment, tiles)
 
-        q_rows = q + tl.cast(sequence, tl.int64) * q_sequence + (head * GROUP + rows[:, None]) * q_head + columns[None, :]
+        q_rows = (
+            q + tl.cast(sequence, tl.int64) * q_sequence + (head * GROUP + rows[:, None]) * q_head + columns[None, :]
+        )
         query = tl.load(q_rows, mask=rows[:, None] < GROUP, other=0.0)
         table = tables + tl.cast(sequence, tl.int64) * table_stride
         greatest = tl.full([ROWS], MASKED_SCORE, tl.float32)
