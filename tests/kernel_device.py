@@ -1,0 +1,31 @@
+"""Where kernels are tested: on a CUDA device when there is one, else by Triton's interpreter on the CPU.
+
+Import this before any module of kernels: Triton reads its switch when a kernel is defined.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+import torch
+
+CUDA = torch.cuda.is_available()
+if not CUDA:
+    os.environ["TRITON_INTERPRET"] = "1"
+DEVICE = torch.device("cuda", 0) if CUDA else torch.device("cpu")
+# The interpreter's arithmetic knows no bf16.
+HALF = torch.bfloat16 if CUDA else torch.float16
+TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.float8_e4m3fn: 7e-2}
+
+
+def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
+    """Greatest difference as a share of the reference's greatest magnitude; NaN anywhere is infinite."""
+    difference = (got.double().cpu() - want.double().cpu()).abs()
+    if difference.numel() == 0:
+        return 0.0
+    worst = float(difference.max() / want.double().abs().max().clamp(min=1e-9))
+    return float("inf") if worst != worst else worst
