@@ -16,7 +16,7 @@ from nano._core import kv, sched
 from nano.engine.checkpoint import Checkpoint, locate
 from nano.engine.config import EngineConfig
 from nano.engine.kv_cache import KVLayout, layer_groups
-from nano.engine.model_config import ModelConfig, load_model_config
+from nano.engine.model_config import ModelConfig, load_model_config, require_fp8_device
 from nano.engine.models.qwen3 import Qwen3
 from nano.engine.ops import Ops, pool_bytes_available
 from nano.engine.ops.cpu import CpuOps
@@ -50,6 +50,8 @@ class Engine:
         device = config.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        if model.fp8 is not None:
+            require_fp8_device(device, None if device == "cpu" else torch.cuda.get_device_capability(device))
         if device != "cpu" and endpoint is not None:
             raise InvalidInput(f"device: {device}: KV in device memory cannot be transferred yet; use --mode hybrid")
         dtype = DTYPES[model.dtype if config.dtype == "auto" else config.dtype]

@@ -1,7 +1,8 @@
-"""out = x @ weight.T for one step's rows: own kernels up to 64 rows, where reading the weights is the work; above, cuBLAS.
+"""out = x @ weight.T for a step's rows: own kernels up to 64 rows, where reading the weights is the work; else cuBLAS.
 
-The kernels hold a tile of weight rows against all the activations' rows. Few weight rows (small N) are split along K over
-several programs; the last of a tile's programs to arrive adds the parts in a fixed order, so that results repeat bit by bit.
+The kernels hold a tile of weight rows against all the activations' rows. Few weight rows (small N) are split along K
+over several programs; the last of a tile's programs to arrive adds the parts in a fixed order, so that results repeat
+bit by bit.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from nano.engine.kernels.launch import dependent_launch, processors
+from nano.engine.kernels.launch import dependent_launch
 from nano.engine.kernels.prefetch import prefetch, start
 from nano.errors import InvalidInput
 
@@ -90,12 +91,11 @@ def _rows_kernel(
     share = tl.cdiv(tl.cdiv(K, BK), parts) * BK
     begin = part * share
     end = tl.minimum(begin + share, K)
-    if PDL:
-        if ahead > 0:
-            size = tl.minimum(ahead, (end - begin) * (weight.dtype.element_ty.primitive_bitwidth // 8)) // 16 * 16
-            prefetch(weight + row + begin, size)
-            if SILU:
-                prefetch(weight + row + begin + N.to(tl.int64) * K, size)
+    if PDL and ahead > 0:
+        size = tl.minimum(ahead, (end - begin) * (weight.dtype.element_ty.primitive_bitwidth // 8)) // 16 * 16
+        prefetch(weight + row + begin, size)
+        if SILU:
+            prefetch(weight + row + begin + N.to(tl.int64) * K, size)
     start(PDL)
     acc = tl.zeros([BN, BM], tl.float32)
     acc_up = tl.zeros([BN, BM] if SILU else [1, 1], tl.float32)
@@ -184,12 +184,11 @@ def _vector_kernel(
     n = tile * BN + tl.arange(0, BN)
     depth = tl.arange(0, BK)
     row = tl.minimum(n, N - 1).to(tl.int64) * K
-    if PDL:
-        if ahead > 0:
-            size = tl.minimum(ahead, K * (weight.dtype.element_ty.primitive_bitwidth // 8)) // 16 * 16
-            prefetch(weight + row, size)
-            if SILU:
-                prefetch(weight + row + N.to(tl.int64) * K, size)
+    if PDL and ahead > 0:
+        size = tl.minimum(ahead, K * (weight.dtype.element_ty.primitive_bitwidth // 8)) // 16 * 16
+        prefetch(weight + row, size)
+        if SILU:
+            prefetch(weight + row + N.to(tl.int64) * K, size)
     start(PDL)
     acc = tl.zeros([BN, BK], tl.float32)
     acc_up = tl.zeros([BN, BK] if SILU else [1, 1], tl.float32)
@@ -325,7 +324,7 @@ def linear_fp8(
     out: torch.Tensor,
     tile: Tile | None = None,
 ) -> None:
-    """out bf16 [M, N] of x fp8 [M, K] with scales [M, K/128] and weight fp8 [N, K] with scales [N/128, K/128] rounded up.
+    """out bf16 [M, N] = x fp8 [M, K] @ weight fp8 [N, K].T with x_scales [M, K/128] and weight_scales [N/128, K/128].
 
     Up to 64 rows x may be bf16 with x_scales None: it is quantised on the way.
     """
@@ -351,8 +350,8 @@ def linear_norm(
 ) -> None:
     """residual_out = residual + delta; out = rms_norm(residual_out) @ weight.T, for up to 16 rows, all in one kernel.
 
-    residual, delta, residual_out: [M, K] contiguous, residual_out another buffer than residual: every program reads all of
-    residual. norm: fp32 [K]. With silu, weight is [2N, K] (gate | up) and out [M, N] = silu(gate) * up.
+    residual, delta, residual_out: [M, K] contiguous, residual_out another buffer than residual: every program reads all
+    of residual. norm: fp32 [K]. With silu, weight is [2N, K] (gate | up) and out [M, N] = silu(gate) * up.
     """
     _check("linear_norm", residual, weight, out, silu)
     rows, k = residual.shape

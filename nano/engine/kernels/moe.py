@@ -1,9 +1,9 @@
-"""Mixture of experts for one step's tokens: routing, the tokens in order of their experts, and products grouped by expert.
+"""Mixture of experts for a step's tokens: routing, tokens in order of their experts, and products grouped by expert.
 
-A pair is one (token, chosen expert). Few tokens: a program multiplies weight rows of a pair's expert by its one activation
-row. Else pairs are put in order of their experts, on the device, and a program multiplies a tile of weight rows by up to
-`pairs` rows of one expert; the grid covers the worst split of pairs over experts and programs without work end at once.
-Each pair's result is written in its place and summed in a fixed order, so that results repeat bit by bit.
+A pair is one (token, chosen expert). Few tokens: a program multiplies weight rows of a pair's expert by the pair's one
+activation row. Else pairs are put in order of their experts, on the device, and a program multiplies a tile of weight
+rows by up to `pairs` rows of one expert; the grid covers the worst split of pairs over experts, and programs without
+work end at once. Each pair's result is written in its place and summed in a fixed order: results repeat bit by bit.
 """
 
 from __future__ import annotations
@@ -412,9 +412,9 @@ def experts(
 ) -> None:
     """out [T, C] = sum over a token's experts of weight * (silu(h @ gate.T) * (h @ up.T)) @ w2.T.
 
-    h [T, C]; weights fp32, ids int32 [T, top_k] from `route`; w13 [E, 2I, C] (gate rows, then up rows); w2 [E, C, I]. With
-    fp8 weights the scales are fp32 [E, rows/128, columns/128] rounded up, and I and C multiples of 128. `tiles` (gate_up,
-    down) and `direct` force how.
+    h [T, C]; weights fp32, ids int32 [T, top_k] from `route`; w13 [E, 2I, C] (gate rows, then up rows); w2 [E, C, I].
+    With fp8 weights the scales are fp32 [E, rows/128, columns/128] rounded up, and I and C multiples of 128. `tiles`
+    (gate_up, down) and `direct` force how.
     """
     tokens, hidden = h.shape
     count, _, inner = w2.shape

@@ -1,4 +1,4 @@
-"""The start of a kernel launched dependently: what does not depend on the kernel before is fetched while it still runs."""
+"""The start of a dependently launched kernel: what the kernel before does not write is fetched while it still runs."""
 
 from __future__ import annotations
 
