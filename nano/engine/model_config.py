@@ -32,7 +32,7 @@ class Rope:
 
 @dataclass(frozen=True)
 class Fp8:
-    """Weights in fp8 e4m3, one scale for each block of 128 x 128; activations are quantised by groups of 128 as they come.
+    """Weights in fp8 e4m3, one scale for each 128 x 128 block; activations are quantised by groups of 128 on the way.
 
     The layout of the public Qwen3 FP8 checkpoints: beside a projection's `weight` stands `weight_scale_inv`, by which
     the stored values are multiplied.

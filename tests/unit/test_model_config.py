@@ -14,7 +14,6 @@ from nano.engine.model_config import Rope, load_model_config, require_fp8_device
 from nano.engine.rope import inverse_frequencies
 from nano.errors import InvalidInput
 
-
 FP8 = {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic", "fmt": "e4m3"}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -274,7 +275,7 @@ def _launch(
     n = weight.shape[0] // (2 if silu else 1)
     fp8 = weight_scales is not None
     tiles = -(-n // tile.rows)
-    flags = {"EVEN": k % tile.depth == 0, "FP8": fp8, "NORM": norm is not None, "SILU": silu}
+    flags: dict[str, Any] = {"EVEN": k % tile.depth == 0, "FP8": fp8, "NORM": norm is not None, "SILU": silu}
     pdl = dependent_launch(x.device)
     flags |= {"num_warps": tile.warps, "PDL": pdl, "launch_pdl": pdl}
     if tile.vector:
@@ -313,7 +314,7 @@ def linear(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, tile: Tile 
     if tile is None and (x.dtype == torch.float32 or rows > MAX_ROWS):
         torch.mm(x, weight.T, out=out)
         return
-    _launch(tile or choose(rows, *weight.shape, fp8=False), x, weight, out)
+    _launch(tile or choose(rows, weight.shape[0], weight.shape[1], fp8=False), x, weight, out)
 
 
 def linear_fp8(
@@ -331,9 +332,13 @@ def linear_fp8(
     _check("linear_fp8", x, weight, out)
     rows = x.shape[0]
     if tile is None and rows > MAX_ROWS:
+        if x_scales is None:
+            raise InvalidInput(
+                f"linear_fp8: more than {MAX_ROWS} rows are to be quantised first, got {rows} rows of bf16"
+            )
         torch._scaled_mm(x, weight.T, scale_a=x_scales, scale_b=weight_scales.T, out_dtype=out.dtype, out=out)
         return
-    _launch(tile or choose(rows, *weight.shape, fp8=True), x, weight, out, x_scales, weight_scales)
+    _launch(tile or choose(rows, weight.shape[0], weight.shape[1], fp8=True), x, weight, out, x_scales, weight_scales)
 
 
 def linear_norm(
