@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from nano.engine.kernels.launch import dependent_launch
 from nano.engine.kernels.prefetch import start
@@ -108,7 +109,7 @@ def _silu_mul(gate, up):
 def _grouped_kernel(
     x,  # GATED: [T, K], a pair's row is its token's; else [pairs, K] in order
     x_scales,  # FP8: [rows of x, K/128], any strides
-    weight,  # GATED: [E, 2N, K], gate rows, then up rows; else [E, N, K]
+    weight,  # GATED: [E, 2N, K], gate rows, then up rows; else [E, N, K]; with TMA a descriptor of its rows, so is x
     weight_scales,  # FP8: [E, ceil(rows/128), ceil(K/128)]
     out,  # GATED: [pairs, N] in order; else [pairs, N]
     out_scales,  # QUANTIZE: [pairs, N/128], any strides
@@ -116,8 +117,8 @@ def _grouped_kernel(
     offsets,  # [E + 1]
     experts, N, K, x_stride, x_scale_row, x_scale_column, out_scale_row, out_scale_column,
     TOP_K: tl.constexpr, EXPERTS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    EVEN: tl.constexpr, FP8: tl.constexpr, GATED: tl.constexpr, QUANTIZE: tl.constexpr, PDL: tl.constexpr,
-    PRECISION: tl.constexpr,
+    EVEN: tl.constexpr, FP8: tl.constexpr, GATED: tl.constexpr, QUANTIZE: tl.constexpr, TMA: tl.constexpr,
+    PDL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     columns = tl.cdiv(N, BN)
     tile = tl.program_id(0) // columns
@@ -139,25 +140,31 @@ def _grouped_kernel(
     row = pair // TOP_K if GATED else tl.minimum(place, last - 1)
     n = column * BN + tl.arange(0, BN)
     depth = tl.arange(0, BK)
-    matrix = expert.to(tl.int64) * N * (2 if GATED else 1)
-    w_at = weight + (matrix + tl.minimum(n, N - 1))[:, None] * K + depth[None, :]
-    x_at = x + row.to(tl.int64)[None, :] * x_stride + depth[:, None]
-    up = N.to(tl.int64) * K
+    matrix = expert * N * (2 if GATED else 1)
+    if not TMA:
+        w_at = weight + (matrix.to(tl.int64) + tl.minimum(n, N - 1))[:, None] * K + depth[None, :]
+    if GATED or not TMA:
+        x_at = x + row.to(tl.int64)[None, :] * x_stride + depth[:, None]
     groups = tl.cdiv(K, 128)
     if FP8:
-        scale_at = (
-            weight_scales + (expert.to(tl.int64) * tl.cdiv(N * (2 if GATED else 1), 128) + column * BN // 128) * groups
-        )
+        scale_rows = tl.cdiv(N * (2 if GATED else 1), 128)
+        scale_at = weight_scales + (expert.to(tl.int64) * scale_rows + column * BN // 128) * groups
         x_scale_at = x_scales + row.to(tl.int64) * x_scale_row
     acc = tl.zeros([BN, BM], tl.float32)
     acc_up = tl.zeros([BN, BM] if GATED else [1, 1], tl.float32)
     for at in tl.range(0, K, BK):
-        if EVEN:
+        inside = at + depth < K
+        if TMA and not GATED:
+            piece = tl.trans(x.load([first, at]))
+        elif EVEN:
             piece = tl.load(x_at + at)
+        else:
+            piece = tl.load(x_at + at, mask=inside[:, None], other=0.0)
+        if TMA:
+            w = weight.load([matrix + column * BN, at])
+        elif EVEN:
             w = tl.load(w_at + at)
         else:
-            inside = at + depth < K
-            piece = tl.load(x_at + at, mask=inside[:, None], other=0.0)
             w = tl.load(w_at + at, mask=inside[None, :], other=0.0)
         if FP8:
             x_scale = tl.load(x_scale_at + at // 128 * x_scale_column)
@@ -165,10 +172,12 @@ def _grouped_kernel(
         else:
             acc = tl.dot(w, piece, acc, input_precision=PRECISION)
         if GATED:
-            if EVEN:
-                u = tl.load(w_at + up + at)
+            if TMA:
+                u = weight.load([matrix + N + column * BN, at])
+            elif EVEN:
+                u = tl.load(w_at + N.to(tl.int64) * K + at)
             else:
-                u = tl.load(w_at + up + at, mask=(at + depth < K)[None, :], other=0.0)
+                u = tl.load(w_at + N.to(tl.int64) * K + at, mask=inside[None, :], other=0.0)
             if FP8:
                 acc_up += tl.dot(u, piece) * (tl.load(scale_at + N // 128 * groups + at // 128) * x_scale)[None, :]
             else:
@@ -294,6 +303,7 @@ class Tile:
     depth: int
     warps: int = 4
     stages: int = 4
+    tma: bool = False  # weights (and ordered activations) come by tensor descriptors; rows must divide the weight's
 
 
 class MoeScratch:
@@ -360,11 +370,17 @@ def _grouped(
     n = rows // (2 if gated else 1)
     tiles = min(pairs, -(-pairs // tile.pairs) + experts - 1)
     pdl = dependent_launch(x.device)
+    x_in: torch.Tensor | TensorDescriptor = x
+    w_in: torch.Tensor | TensorDescriptor = weight
+    if tile.tma:
+        w_in = TensorDescriptor.from_tensor(weight.view(-1, k), [tile.rows, tile.depth])
+        x_in = x if gated else TensorDescriptor.from_tensor(x, [tile.pairs, tile.depth])
     _grouped_kernel[(tiles * -(-n // tile.rows),)](
-        x, x_scales, weight, weight_scales, out, out_scales, scratch.order, scratch.offsets, experts, n, k, x.stride(0),
+        x_in, x_scales, w_in, weight_scales, out, out_scales, scratch.order, scratch.offsets, experts, n, k, x.stride(0),
         *((0, 0) if x_scales is None else x_scales.stride()), *((0, 0) if out_scales is None else out_scales.stride()),
         TOP_K=top_k, EXPERTS=triton.next_power_of_2(experts), BM=tile.pairs, BN=tile.rows, BK=tile.depth,
-        EVEN=k % tile.depth == 0, FP8=x_scales is not None, GATED=gated, QUANTIZE=out_scales is not None, PDL=pdl,
+        EVEN=k % tile.depth == 0, FP8=x_scales is not None, GATED=gated, QUANTIZE=out_scales is not None, TMA=tile.tma,
+        PDL=pdl,
         PRECISION="ieee" if x.dtype == torch.float32 else "tf32", num_warps=tile.warps, num_stages=tile.stages,
         launch_pdl=pdl,
     )  # fmt: skip
