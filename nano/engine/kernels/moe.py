@@ -376,7 +376,8 @@ def _grouped(
         w_in = TensorDescriptor.from_tensor(weight.view(-1, k), [tile.rows, tile.depth])
         x_in = x if gated else TensorDescriptor.from_tensor(x, [tile.pairs, tile.depth])
     _grouped_kernel[(tiles * -(-n // tile.rows),)](
-        x_in, x_scales, w_in, weight_scales, out, out_scales, scratch.order, scratch.offsets, experts, n, k, x.stride(0),
+        x_in, x_scales, w_in, weight_scales, out, out_scales, scratch.order, scratch.offsets, experts, n, k,
+        x.stride(0),
         *((0, 0) if x_scales is None else x_scales.stride()), *((0, 0) if out_scales is None else out_scales.stride()),
         TOP_K=top_k, EXPERTS=triton.next_power_of_2(experts), BM=tile.pairs, BN=tile.rows, BK=tile.depth,
         EVEN=k % tile.depth == 0, FP8=x_scales is not None, GATED=gated, QUANTIZE=out_scales is not None, TMA=tile.tma,
