@@ -15,7 +15,7 @@ from nano.engine.backend import WATERMARK, Backend, Plan, Progress
 from nano.engine.checkpoint import locate
 from nano.engine.config import EngineConfig
 from nano.engine.kv_cache import KVLayout, layer_groups
-from nano.engine.model_config import ModelConfig, load_model_config
+from nano.engine.model_config import ModelConfig, load_model_config, require_fp8_device
 from nano.engine.runner import OnLayer, Tokens
 from nano.errors import InvalidInput
 from nano.wire import Int32Array, Sampling
@@ -50,6 +50,8 @@ class Engine:
         device = config.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        if model.fp8 is not None:
+            require_fp8_device(device, None if device == "cpu" else torch.cuda.get_device_capability(device))
         dtype = DTYPES[model.dtype if config.dtype == "auto" else config.dtype]
         self.threads = config.threads or len(os.sched_getaffinity(0))
         torch.set_num_threads(self.threads)
