@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from kernel_device import CUDA, DEVICE
 from sampling_model import drawn, kept, penalized, uniform
-
-import torch
 
 from nano.engine.kernels.sampling import LogitBias, Logprobs, Penalties, Sampler, SamplingArrays
 
@@ -31,7 +30,9 @@ def up(values: object, dtype: Any, rows: int) -> torch.Tensor:
     return torch.from_numpy(array.view(np.int64) if array.dtype == np.uint64 else array).to(DEVICE)
 
 
-def arrays(rows: int, temperature: Any, top_p: Any, top_k: Any, min_p: Any, seeds: Any, positions: Any):  # noqa: ANN201
+def arrays(
+    rows: int, temperature: Any, top_p: Any, top_k: Any, min_p: Any, seeds: Any, positions: Any
+) -> SamplingArrays:
     return SamplingArrays(
         up(temperature, np.float32, rows), up(top_p, np.float32, rows), up(top_k, np.int32, rows),
         up(min_p, np.float32, rows), up(seeds, np.uint64, rows), up(positions, np.int32, rows),
@@ -254,7 +255,8 @@ def test_logprobs_are_of_the_raw_logits_best_first(dtype: torch.dtype) -> None:
     expected = row - (row.max(1) + np.log(np.exp(row - row.max(1, keepdims=True)).sum(1)))[:, None]
     for i, n in enumerate(wanted):
         if n < 0:
-            assert math.isnan(out.token[i]) and (out.ids[i] == -7).all()
+            assert math.isnan(out.token[i])
+            assert (out.ids[i] == -7).all()
             continue
         assert abs(float(out.token[i]) - expected[i, got[i]]) < 1e-4
         order = np.argsort(-row[i], kind="stable")[:n]

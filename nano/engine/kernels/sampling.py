@@ -219,8 +219,8 @@ def _cut(
 
 @triton.jit(do_not_specialize=["groups", "wide_k"])
 def _choose(
-    logits, stride, vocab, groups, temperature, top_p, top_k, min_p, seeds, positions, maxima, sums, lists, masses, ties,
-    counts, slots, repetition, presence, frequency, errors, out, wide_k,
+    logits, stride, vocab, groups, temperature, top_p, top_k, min_p, seeds, positions, maxima, sums, lists, masses,
+    ties, counts, slots, repetition, presence, frequency, errors, out, wide_k,
     SHIFT: tl.constexpr, GROUPS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
@@ -328,9 +328,9 @@ def _logprobs(
             listed = make_list(area, keys, bound)
             # Value and id in one number: the larger is the more probable, and no two are equal.
             edge = tl.full([], 9223372036854775807, tl.int64)
-            for n in range(0, count):
+            for n in range(count):
                 best = tl.full([TILE], -9223372036854775808, tl.int64)
-                for tile in range(0, tl.cdiv(listed, TILE)):
+                for tile in range(tl.cdiv(listed, TILE)):
                     rank = tile * TILE + tl.arange(0, TILE)
                     group = tl.load(area[0] + rank, mask=rank < listed, other=0)
                     ids = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]

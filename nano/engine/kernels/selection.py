@@ -6,8 +6,8 @@ compared as keys, integers in the same order. What is kept is a prefix of the or
 above a key, and the first so many of those equal to it.
 
 Arguments that travel together: `line` = (the row's logits, vocab, the row's int16 token counts, repetition, frequency,
-presence), the logits again in place of the counts when there are no penalties; `area` = the row's scratch (list, masses,
-ties: [groups] each).
+presence), the logits again in place of the counts when there are no penalties; `area` = the row's scratch (list,
+masses, ties: [groups] each).
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def weight_of(x, top, scale):
 def mass_from(line, area, listed, bound, top, scale, SHIFT: tl.constexpr, TILE: tl.constexpr):
     """The mass of the listed logits whose key is >= bound."""
     mass = tl.zeros([TILE], tl.float32)
-    for tile in range(0, tl.cdiv(listed, TILE)):
+    for tile in range(tl.cdiv(listed, TILE)):
         x = tile_of(line, area, listed, tile, TILE)
         mass += tl.sum(tl.where(key_of(x, SHIFT) >= bound, weight_of(x, top, scale), 0.0), 1)
     return tl.sum(mass, 0)
@@ -135,7 +135,7 @@ def search(line, area, listed, low, high, wanted, by_mass, top, scale, SHIFT: tl
         m5 = tl.zeros([TILE], tl.float32)
         m6 = tl.zeros([TILE], tl.float32)
         m7 = tl.zeros([TILE], tl.float32)
-        for tile in range(0, tl.cdiv(listed, TILE)):
+        for tile in range(tl.cdiv(listed, TILE)):
             x = tile_of(line, area, listed, tile, TILE)
             key = key_of(x, SHIFT)
             w = tl.full(x.shape, 1.0, tl.float32)
@@ -167,7 +167,7 @@ def split_at(line, area, listed, key, top, scale, SHIFT: tl.constexpr, TILE: tl.
     mass = tl.zeros([TILE], tl.float32)
     equal = tl.zeros([TILE], tl.int32)
     tl.debug_barrier()  # readers of the scratch before
-    for tile in range(0, tl.cdiv(listed, TILE)):
+    for tile in range(tl.cdiv(listed, TILE)):
         x = tile_of(line, area, listed, tile, TILE)
         keys = key_of(x, SHIFT)
         over = keys > key
