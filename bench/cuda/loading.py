@@ -24,7 +24,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nano.engine import loader
-from nano.engine.ops import Target
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROWS, COLUMNS = 4096, 4096
@@ -64,7 +63,7 @@ def main() -> None:
     args = parser.parse_args()
     count = max(int(args.gib * 2**30) // (ROWS * COLUMNS * 2), 4)
     memory = torch.zeros(count, ROWS, COLUMNS, dtype=torch.bfloat16, device=DEVICE)
-    targets = {f"{i}.weight": Target((ROWS, COLUMNS), memory[i].copy_, memory[i]) for i in range(count)}
+    targets = {f"{i}.weight": memory[i] for i in range(count)}
     rows = []
     gb = count * ROWS * COLUMNS * 2 / 1e9
     with tempfile.TemporaryDirectory(dir=args.directory) as folder:
@@ -92,9 +91,7 @@ def main() -> None:
     made = best_seconds(lambda: loader.dummy(targets))
     rows.append(["loader.dummy, bf16", gb / made, ""])
     fp8 = memory.view(torch.float8_e4m3fn)
-    experts = {
-        f"{i}.weight": Target(tuple(view.shape), view.copy_, view) for i, view in enumerate(fp8.view(-1, 768, 2048))
-    }
+    experts = {f"{i}.weight": view for i, view in enumerate(fp8.view(-1, 768, 2048))}
     made = best_seconds(lambda: loader.dummy(experts))
     rows.append([f"loader.dummy, fp8, {len(experts)} tensors", gb / made, ""])
     where = torch.cuda.get_device_name() if DEVICE.type == "cuda" else "cpu"

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -30,17 +29,6 @@ DTYPES = {
 FP8 = torch.float8_e4m3fn
 DUMMY_SPREAD = 0.02  # standard deviation of made-up weights
 FP8_SPREAD = 0.598  # of float8_e4m3fn bit patterns without the exponent's top bit
-
-
-class Target(Protocol):
-    """Where a tensor of this shape goes: into `view` (any device, possibly a slice), or to `store` when there is none."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def store(self) -> Callable[[torch.Tensor], object]: ...
-    @property
-    def view(self) -> torch.Tensor | None: ...
 
 
 @dataclass(frozen=True)
@@ -61,26 +49,25 @@ class _Span:
     pieces: list[_Piece] = field(default_factory=list)
 
 
-def load(directory: Path, targets: Mapping[str, Target], progress: Callable[[int], None] | None = None) -> None:
-    """Every target gets its tensor of the checkpoint, converted to the target's dtype.
+def load(
+    directory: Path, targets: Mapping[str, torch.Tensor], progress: Callable[[str, int, int], None] | None = None
+) -> None:
+    """Copies each tensor of the checkpoint into its target (all on one device, possibly slices), converting the dtype.
 
-    `progress` is told bytes as they are done, in this thread. Raises InvalidInput, before anything is read, naming
-    weights that are missing, unknown (rotary inv_freq and an lm_head that nothing asks for are ignored), of another
-    shape or of a dtype that cannot be converted.
+    `progress("weights", bytes done, bytes in all)` is called in this thread. Raises InvalidInput, before anything is
+    read, naming weights that are missing, unknown (rotary inv_freq and an lm_head that nothing asks for are ignored),
+    of another shape, or of a dtype that is not converted.
     """
-    checkpoint = Checkpoint(directory)
-    wanted = _match(checkpoint, targets)
-    views = {name: view for name, target in targets.items() if (view := target.view) is not None}
-    spans = list(_spans([(entry, views[name]) for name, entry in wanted.items() if name in views]))
-    if spans:
-        _read(spans, progress)
-    packed = {name for name in wanted if name not in views}
-    if packed:
-        for name, tensor in checkpoint.tensors(progress, packed):
-            targets[name].store(tensor)
+    wanted = _match(Checkpoint(directory), targets)
+    total = sum(entry.nbytes for entry in wanted.values())
+    done = 0
+    for nbytes in _read(list(_spans([(entry, targets[name]) for name, entry in wanted.items()]))):
+        done += nbytes
+        if progress is not None:
+            progress("weights", done, total)
 
 
-def _match(checkpoint: Checkpoint, targets: Mapping[str, Target]) -> dict[str, Entry]:
+def _match(checkpoint: Checkpoint, targets: Mapping[str, torch.Tensor]) -> dict[str, Entry]:
     where = checkpoint.directory
     wanted: dict[str, Entry] = {}
     for name, entry in checkpoint.entries.items():
@@ -92,12 +79,10 @@ def _match(checkpoint: Checkpoint, targets: Mapping[str, Target]) -> dict[str, E
         if entry.shape != tuple(target.shape):
             raise InvalidInput(f"{where}: {name}: expected {tuple(target.shape)}, got {entry.shape}")
         dtype = DTYPES.get(entry.dtype)
-        to = None if target.view is None else target.view.dtype
-        if dtype is None or (to is not None and (dtype == FP8) != (to == FP8)):
-            expected = "a floating type" if to is None else str(to).removeprefix("torch.")
-            raise InvalidInput(f"{where}: {name}: expected {expected}, got {entry.dtype}")
-        if entry.nbytes != dtype.itemsize * torch.Size(entry.shape).numel():
-            raise InvalidInput(f"{where}: {name}: {entry.shape} of {entry.dtype} in {entry.nbytes} bytes")
+        if dtype is None or (dtype == FP8) != (target.dtype == FP8):
+            raise InvalidInput(f"{where}: {name}: expected {target.dtype}, got {entry.dtype}")
+        if entry.nbytes != dtype.itemsize * target.numel():
+            raise InvalidInput(f"{where}: {name}: {entry.nbytes} bytes for {entry.shape} of {entry.dtype}")
         wanted[name] = entry
     missing = sorted(set(targets) - set(wanted))
     if missing:
@@ -184,7 +169,8 @@ class _Reader:
             self._stream.synchronize()
 
 
-def _read(spans: list[_Span], progress: Callable[[int], None] | None) -> None:
+def _read(spans: list[_Span]) -> Iterator[int]:
+    """Moves every span; yields the bytes of each that is done."""
     devices = {piece.to.device for span in spans for piece in span.pieces}
     if len(devices) != 1:
         raise InvalidInput(f"load: expected targets on one device, got {sorted(map(str, devices))}")
@@ -207,10 +193,7 @@ def _read(spans: list[_Span], progress: Callable[[int], None] | None) -> None:
         for file in files:
             files[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         for moved in as_completed([pool.submit(move, span) for span in spans]):
-            if progress is not None:
-                progress(moved.result())
-            else:
-                moved.result()
+            yield moved.result()
     finally:
         pool.shutdown(cancel_futures=True)
         for reader in readers:
@@ -220,26 +203,21 @@ def _read(spans: list[_Span], progress: Callable[[int], None] | None) -> None:
                 os.close(descriptor)
 
 
-def dummy(targets: Mapping[str, Target], seed: int = 0) -> None:
+def dummy(targets: Mapping[str, torch.Tensor], seed: int = 0) -> None:
     """Small random weights, the same for the same seed, device and targets; norms get ones.
 
     fp8 weights are uniform over the bit patterns of magnitudes below 2; their scales bring them to the spread of the
     others.
     """
-    host = torch.Generator().manual_seed(seed)
     generators: dict[torch.device, torch.Generator] = {}
     random: list[torch.Tensor] = []
     for name, target in targets.items():
-        view, norm = target.view, len(target.shape) == 1
-        if view is None:
-            made = torch.ones(target.shape) if norm else torch.randn(target.shape, generator=host) * DUMMY_SPREAD
-            target.store(made)
-        elif norm:
-            view.fill_(1.0)
+        if target.ndim == 1:
+            target.fill_(1.0)
         elif name.endswith("_scale_inv"):
-            view.fill_(DUMMY_SPREAD / FP8_SPREAD)
+            target.fill_(DUMMY_SPREAD / FP8_SPREAD)
         else:
-            random.append(view)
+            random.append(target)
     for flat in _runs(random):
         if flat.device not in generators:
             generators[flat.device] = torch.Generator(flat.device).manual_seed(seed)
