@@ -95,9 +95,8 @@ def main() -> None:
     made = best_seconds(lambda: loader.dummy(experts))
     rows.append([f"loader.dummy, fp8, {len(experts)} tensors", gb / made, ""])
     where = torch.cuda.get_device_name() if DEVICE.type == "cuda" else "cpu"
-    print(
-        f"{where}, torch {torch.__version__}, {gb:.1f} GB in 4 files, {loader.READERS} readers of {loader.SPAN_BYTES >> 20} MiB"
-    )
+    readers = f"{loader.READERS} readers of {loader.SPAN_BYTES >> 20} MiB"
+    print(f"{where}, torch {torch.__version__}, {gb:.1f} GB in 4 files, {readers}")
     report.table("GB/s, and ratio to the limit", ["", "GB/s", "ratio"], rows)
 
 

@@ -231,9 +231,10 @@ def dummy(targets: Mapping[str, torch.Tensor], seed: int = 0) -> None:
 def _runs(views: list[torch.Tensor]) -> Iterator[torch.Tensor]:
     """The same memory in fewer tensors: contiguous views that touch become one."""
     run: torch.Tensor | None = None
+    storages: dict[int, int] = {}  # in the order of the views: addresses change from one process to the next
 
     def place(view: torch.Tensor) -> tuple[int, int]:
-        return view.untyped_storage().data_ptr(), int(view.storage_offset())
+        return storages.setdefault(view.untyped_storage().data_ptr(), len(storages)), int(view.storage_offset())
 
     for view in sorted(views, key=place):
         if not view.is_contiguous():

@@ -76,7 +76,7 @@ def test_slices_of_one_fused_weight_are_filled_side_by_side(tmp_path: Path, devi
     save_file(parts, tmp_path / "model.safetensors")
     fused = torch.zeros(192, 64, dtype=torch.bfloat16, device=device)
     rows = dict(zip(parts, fused.split([128, 32, 32]), strict=True))
-    loader.load(tmp_path, {name: view for name, view in rows.items()})
+    loader.load(tmp_path, rows)
     assert torch.equal(fused.cpu(), torch.cat(list(parts.values())).bfloat16())
 
 
@@ -110,7 +110,7 @@ def test_wrong_weights_are_refused_before_anything_is_read(tmp_path: Path) -> No
     refused("unknown weight b", b=None)
     refused(r"b: expected \(6,\), got \(5,\)", b=torch.zeros(6))
     refused("1 weights are missing: more", more=torch.zeros(2))
-    refused("b: expected float8_e4m3fn, got BF16", b=torch.zeros(5, dtype=torch.float8_e4m3fn))
+    refused("b: expected torch.float8_e4m3fn, got BF16", b=torch.zeros(5, dtype=torch.float8_e4m3fn))
 
 
 def test_tied_heads_and_rotary_tables_are_ignored(tmp_path: Path) -> None:
