@@ -49,6 +49,7 @@ class Qwen3:
         self.embed = ops.pack_linear(config.vocab_size, hidden)
         self.lm_head = self.embed if config.tied else ops.pack_linear(config.vocab_size, hidden)
         self.norm = ops.vector(hidden)
+        self._fp8: dict[str, bool] = {}  # by a projection's name
         self.layers = [self._layer(index) for index in range(config.num_layers)]
         self.table = ops.table(torch.from_numpy(cos_sin_table(config.rope, config.head_dim, max_position)))
         self.x = ops.residual(max_tokens, hidden)
@@ -62,7 +63,6 @@ class Qwen3:
             self.gate_up = ops.product(max_tokens, 2 * config.intermediate_size)
             self.act = ops.operand(max_tokens, config.intermediate_size, dense.down)
         if config.moe_layers:
-            self.h_moe = ops.operand(max_tokens, hidden)
             self.router_logits = ops.product(max_tokens, config.num_experts)
         self.last = ops.operand(max_samples, hidden)
         self.logits = ops.product(max_samples, config.vocab_size)
@@ -99,12 +99,13 @@ class Qwen3:
         if self.config.fp8 is None:
             return False
         converted = {self.config.fp8.converts(f"model.layers.{layer}.{name}.weight") for name in names}
-        if len(converted) > 1:
+        first = self._fp8.setdefault(names[0], next(iter(converted)))
+        if converted != {first}:
             raise InvalidInput(
-                f"quantization_config: modules_to_not_convert: layer {layer}: expected all of {', '.join(names[:3])}… "
-                "or none of them"
+                f"quantization_config: modules_to_not_convert: expected all of {', '.join(names[:3])}… in all layers, or "
+                f"none of them; layer {layer} differs"
             )
-        return converted.pop()
+        return first
 
     def targets(self) -> dict[str, Target]:
         """Every weight by its name in the checkpoint."""
@@ -171,10 +172,9 @@ class Qwen3:
                 ops.norm_gate_up(x, layer.post_norm, eps, h, layer.gate_up, self.gate_up, self.act, n)
                 ops.linear_add(layer.down, self.act, n, x)
             else:
-                ops.rms_norm(x, layer.post_norm, eps, self.h_moe, n)
-                ops.linear(layer.router, self.h_moe, n, self.router_logits)
+                ops.norm_linear(x, layer.post_norm, eps, h, layer.router, self.router_logits, n)
                 top_k, normalize = config.experts_per_token, config.norm_topk_prob
-                ops.experts(layer.experts, self.router_logits, self.h_moe, x, top_k, normalize, n)
+                ops.experts(layer.experts, self.router_logits, h, x, top_k, normalize, n)
 
     def head(self, samples: int) -> Buffer:
         """Logits of the rows that sample, after `forward`."""
