@@ -100,6 +100,7 @@ void bind_batch(py::module_ m) {
       .def_readonly("num_samples", &Batch::num_samples);
   array_property(type, "ids", &Batch::ids, &Batch::num_seqs);
   array_property(type, "token_ids", &Batch::token_ids, &Batch::num_tokens);
+  array_property(type, "token_sources", &Batch::token_sources, &Batch::num_tokens);
   array_property(type, "positions", &Batch::positions, &Batch::num_tokens);
   array_property(type, "slots", &Batch::slots, &Batch::num_tokens);
   array_property(type, "context_lens", &Batch::context_lens, &Batch::num_seqs);
@@ -139,12 +140,12 @@ void bind_sched(py::module_ m) {
   bind_committed(m);
   py::class_<Scheduler>(m, "Scheduler", "Continuous batching under one token budget.")
       .def(py::init([](std::shared_ptr<BlockPool> pool, std::int32_t max_num_batched_tokens, std::int32_t max_num_seqs,
-                       std::int32_t max_model_len, double watermark, double max_reserved) {
-             return std::make_unique<Scheduler>(
-                 std::move(pool), Limits{max_num_batched_tokens, max_num_seqs, max_model_len, watermark, max_reserved});
+                       std::int32_t max_model_len, double watermark, double max_reserved, std::int32_t depth) {
+             return std::make_unique<Scheduler>(std::move(pool), Limits{max_num_batched_tokens, max_num_seqs,
+                                                                        max_model_len, watermark, max_reserved, depth});
            }),
            py::arg("pool").none(false), py::arg("max_num_batched_tokens"), py::arg("max_num_seqs"),
-           py::arg("max_model_len"), py::arg("watermark") = 0.01, py::arg("max_reserved") = 0.2)
+           py::arg("max_model_len"), py::arg("watermark") = 0.01, py::arg("max_reserved") = 0.2, py::arg("depth") = 1)
       .def("add", &add_request, py::arg("id"), py::arg("tokens"), py::arg("max_tokens"))
       .def("open", &Scheduler::open, py::arg("id"))
       .def("reserve", &reserve, py::arg("id"), py::arg("tokens"), py::arg("max_tokens"))
@@ -164,6 +165,7 @@ void bind_sched(py::module_ m) {
             return scheduler.commit(as_span("Scheduler.commit: tokens", tokens));
           },
           py::arg("tokens"), py::return_value_policy::reference_internal)
+      .def_property_readonly("in_flight", &Scheduler::in_flight)
       .def("has_work", &Scheduler::has_work)
       .def(
           "next_gated",

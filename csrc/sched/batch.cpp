@@ -8,7 +8,7 @@ Batch::Batch(std::int32_t max_tokens, std::int32_t max_seqs, std::int32_t max_wi
     : block_size_(block_size) {
   const auto tokens = static_cast<std::size_t>(max_tokens);
   const auto seqs = static_cast<std::size_t>(std::min(max_seqs, max_tokens));  // each has a token at least
-  for (auto* array : {&token_ids, &positions}) array->resize(tokens);
+  for (auto* array : {&token_ids, &token_sources, &positions}) array->resize(tokens);
   slots.resize(tokens);
   for (auto* array : {&context_lens, &sample_rows, &sample_seqs, &top_k, &sample_positions}) array->resize(seqs);
   cu_query.resize(seqs + 1);
@@ -29,15 +29,22 @@ void Batch::fill(std::int64_t step_number, std::span<Request* const> plan) {
     const Request& request = *plan[static_cast<std::size_t>(seq)];
     ids[seq] = request.id;
     cu_query[seq] = at;
-    const std::int32_t end = request.computed + request.scheduled;
+    const std::int32_t begin = request.launched();
+    const std::int32_t end = begin + request.planned;
+    const std::int32_t known = std::min(end, request.total());
     context_lens[seq] = end;
-    for (std::int32_t position = request.computed; position < end;) {
+    std::copy(request.tokens.begin() + std::min(begin, known), request.tokens.begin() + known, token_ids.begin() + at);
+    std::fill_n(token_sources.begin() + at, request.planned, -1);
+    if (known < end) {  // sampled in the step before, which is still under way
+      token_ids[at + request.planned - 1] = 0;
+      token_sources[at + request.planned - 1] = request.sample_row;
+    }
+    for (std::int32_t position = begin; position < end;) {
       const std::int32_t block = position / block_size_;
       const std::int32_t stop = std::min(end, (block + 1) * block_size_);
       std::int64_t slot =
           static_cast<std::int64_t>(request.blocks[block]) * block_size_ + (position - block * block_size_);
       for (; position < stop; ++position, ++at) {
-        token_ids[at] = request.tokens[position];
         positions[at] = position;
         slots[at] = slot++;
       }

@@ -15,7 +15,7 @@ class Batch {
  public:
   Batch(std::int32_t max_tokens, std::int32_t max_seqs, std::int32_t max_width, std::int32_t block_size);
 
-  // The requests' scheduled tokens, in the order given.
+  // The requests' planned tokens, in the order given.
   void fill(std::int64_t step, std::span<Request* const> plan);
 
   std::int64_t step = 0;
@@ -24,7 +24,8 @@ class Batch {
   std::int32_t num_samples = 0;
   std::int32_t width = 0;                        // W, blocks in the widest table
   std::vector<std::uint64_t> ids;                // [S]
-  std::vector<std::int32_t> token_ids;           // [T]
+  std::vector<std::int32_t> token_ids;           // [T] 0 where token_sources says otherwise
+  std::vector<std::int32_t> token_sources;       // [T] -1, or the token is the one of this row of the step before
   std::vector<std::int32_t> positions;           // [T]
   std::vector<std::int64_t> slots;               // [T] block * block_size + offset
   std::vector<std::int32_t> cu_query;            // [S + 1]

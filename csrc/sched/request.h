@@ -1,6 +1,7 @@
 // One request as its scheduler sees it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -42,9 +43,13 @@ struct Request {
   std::int32_t prompt = 0;           // tokens in the prompt
   std::int32_t limit = 0;            // it ends at this many tokens
   State state = State::kWaiting;
-  std::int32_t computed = 0;   // leading tokens whose KV is in the blocks (committed)
-  std::int32_t scheduled = 0;  // tokens in the step under way
-  std::int32_t cached = -1;    // prompt tokens found in the prefix cache at first; -1 until then
+  std::int32_t computed = 0;    // leading tokens whose KV is in the blocks (committed)
+  std::int32_t scheduled = 0;   // tokens after them in the steps under way
+  std::int32_t planned = 0;     // tokens after those in the step that is being planned
+  std::int32_t pending = 0;     // outputs after `tokens` that the steps under way sample
+  std::int32_t sample_row = 0;  // where the last step that samples it does so
+  std::int64_t last_step = -1;  // the last step that touches its blocks
+  std::int32_t cached = -1;     // prompt tokens found in the prefix cache at first; -1 until then
   std::vector<std::int32_t> blocks;
   std::uint64_t table = 0;     // names this content of `blocks`, which only grows under one name
   std::int32_t published = 0;  // leading blocks in the prefix index, as own or as another's equal block
@@ -52,9 +57,11 @@ struct Request {
 
   std::int32_t total() const { return static_cast<std::int32_t>(tokens.size()); }
   std::int32_t outputs() const { return total() - prompt; }
-  std::int32_t remaining() const { return total() - computed; }
-  // Does the step under way reach the last known token?
-  bool samples() const { return scheduled > 0 && scheduled == remaining(); }
+  std::int32_t launched() const { return computed + scheduled; }
+  // Tokens that a step could compute now. The one that reaches the limit is never computed.
+  std::int32_t remaining() const { return std::min(total() + pending, limit - 1) - launched(); }
+  // Does the step that is being planned reach the last token, known or pending?
+  bool samples() const { return launched() + planned == total() + pending; }
 };
 
 // The order in which requests are served; the reverse is the order in which they are preempted.
