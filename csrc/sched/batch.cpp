@@ -31,20 +31,16 @@ void Batch::fill(std::int64_t step_number, std::span<Request* const> plan) {
     cu_query[seq] = at;
     const std::int32_t begin = request.launched();
     const std::int32_t end = begin + request.planned;
-    const std::int32_t known = std::min(end, request.total());
     context_lens[seq] = end;
-    std::copy(request.tokens.begin() + std::min(begin, known), request.tokens.begin() + known, token_ids.begin() + at);
-    std::fill_n(token_sources.begin() + at, request.planned, -1);
-    if (known < end) {  // sampled in the step before, which is still under way
-      token_ids[at + request.planned - 1] = 0;
-      token_sources[at + request.planned - 1] = request.sample_row;
-    }
     for (std::int32_t position = begin; position < end;) {
       const std::int32_t block = position / block_size_;
       const std::int32_t stop = std::min(end, (block + 1) * block_size_);
       std::int64_t slot =
           static_cast<std::int64_t>(request.blocks[block]) * block_size_ + (position - block * block_size_);
       for (; position < stop; ++position, ++at) {
+        const bool known = position < request.total();  // else the step under way samples it
+        token_ids[at] = known ? request.tokens[position] : 0;
+        token_sources[at] = known ? -1 : request.sample_row;
         positions[at] = position;
         slots[at] = slot++;
       }

@@ -35,25 +35,26 @@ enum class State : std::uint8_t {
 
 enum class Finish : std::uint8_t { kNone = 0, kStop = 1, kLength = 2, kAborted = 3 };
 
+// First what every step looks at.
 struct Request {
   std::uint64_t id = 0;
-  std::int64_t arrival = 0;
-  Options options;
-  std::vector<std::int32_t> tokens;  // prompt and outputs
+  State state = State::kWaiting;
   std::int32_t prompt = 0;           // tokens in the prompt
   std::int32_t limit = 0;            // it ends at this many tokens
-  State state = State::kWaiting;
-  std::int32_t computed = 0;    // leading tokens whose KV is in the blocks (committed)
-  std::int32_t scheduled = 0;   // tokens after them in the steps under way
-  std::int32_t planned = 0;     // tokens after those in the step that is being planned
-  std::int32_t pending = 0;     // outputs after `tokens` that the steps under way sample
-  std::int32_t sample_row = 0;  // where the last step that samples it does so
-  std::int64_t last_step = -1;  // the last step that touches its blocks
-  std::int32_t cached = -1;     // prompt tokens found in the prefix cache at first; -1 until then
+  std::int32_t computed = 0;         // leading tokens whose KV is in the blocks (committed)
+  std::int32_t scheduled = 0;        // tokens after them in the steps under way
+  std::int32_t planned = 0;          // tokens after those in the step that is being planned
+  std::int32_t pending = 0;          // outputs after `tokens` that the steps under way sample
+  std::int32_t sample_row = 0;       // where the last step that samples it does so
+  std::vector<std::int32_t> tokens;  // prompt and outputs
   std::vector<std::int32_t> blocks;
-  std::uint64_t table = 0;     // names this content of `blocks`, which only grows under one name
-  std::int32_t published = 0;  // leading blocks in the prefix index, as own or as another's equal block
-  PrefixNode node;             // the last of them
+  std::uint64_t table = 0;      // names this content of `blocks`, which only grows under one name
+  std::int64_t last_step = -1;  // the last step that touches its blocks
+  std::int32_t published = 0;   // leading blocks in the prefix index, as own or as another's equal block
+  std::int32_t cached = -1;     // prompt tokens found in the prefix cache at first; -1 until then
+  Options options;
+  std::int64_t arrival = 0;
+  PrefixNode node;  // the last published block
 
   std::int32_t total() const { return static_cast<std::int32_t>(tokens.size()); }
   std::int32_t outputs() const { return total() - prompt; }
