@@ -48,6 +48,7 @@ class ModelConfig:
     moe_intermediate_size: int = 0
     norm_topk_prob: bool = False
     moe_layers: frozenset[int] = frozenset()
+    quantized: bool = False  # fp8 weights in blocks of 128 x 128
     eos_token_ids: tuple[int, ...] = ()
     sampling_defaults: dict[str, float] = field(default_factory=dict)
 

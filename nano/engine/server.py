@@ -19,10 +19,11 @@ import msgspec
 from nano import __version__, wire
 from nano.cli import refuse_exposed
 from nano.ctrl import Registration, Registry, connect
+from nano.engine.backend import Progress
 from nano.engine.comm import ClientGone, Comm, EngineLost, FromClient, FromEngine, Incoming
 from nano.engine.config import EngineConfig
 from nano.engine.decode import DecodeSide
-from nano.engine.engine import Engine, Progress
+from nano.engine.engine import Engine
 from nano.engine.inbox import Inbox
 from nano.engine.prefill import PrefillSide
 from nano.transfer import Endpoint
