@@ -9,12 +9,27 @@
 
 namespace nano {
 
-// What the caller chooses for a request, besides its prompt.
-struct Options {
+// How a request's tokens are chosen from its logits.
+struct Sampling {
   float temperature = 0.0F;
   float top_p = 1.0F;
   std::int32_t top_k = 0;
+  float min_p = 0.0F;
+  float repetition_penalty = 1.0F;
+  float presence_penalty = 0.0F;
+  float frequency_penalty = 0.0F;
+  std::int32_t logprobs = -1;  // most probable tokens to report beside the chosen one; -1: report nothing
   std::uint64_t seed = 0;
+
+  // Do its logits depend on the tokens before?
+  bool penalized() const { return repetition_penalty != 1.0F || presence_penalty != 0.0F || frequency_penalty != 0.0F; }
+};
+
+// What the caller chooses for a request, besides its prompt.
+struct Options {
+  Sampling sampling;
+  std::vector<std::int32_t> bias_ids;  // all different
+  std::vector<float> bias_values;
   std::int32_t min_tokens = 0;
   std::vector<std::int32_t> stop_ids;
   std::int32_t priority = 0;  // smaller first

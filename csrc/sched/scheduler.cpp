@@ -90,10 +90,24 @@ std::unique_ptr<Request> Scheduler::make(const char* operation, std::uint64_t id
         limits_.max_model_len);
   check(max_tokens >= 1, "max_tokens must be >= 1, got ", max_tokens);
   check(options.min_tokens >= 0, "min_tokens must be >= 0, got ", options.min_tokens);
-  check(options.temperature >= 0.0F && options.temperature <= std::numeric_limits<float>::max(),
-        "temperature must be >= 0, got ", options.temperature);
-  check(options.top_p > 0.0F && options.top_p <= 1.0F, "top_p must be in (0, 1], got ", options.top_p);
-  check(options.top_k >= 0, "top_k must be >= 0, got ", options.top_k);
+  const Sampling& sampling = options.sampling;
+  const auto within = [&](const char* name, float value, float low, float high) {
+    check(value >= low && value <= high, name, " must be in [", low, ", ", high, "], got ", value);
+  };
+  check(sampling.temperature >= 0.0F && sampling.temperature <= std::numeric_limits<float>::max(),
+        "temperature must be >= 0, got ", sampling.temperature);
+  check(sampling.top_p > 0.0F && sampling.top_p <= 1.0F, "top_p must be in (0, 1], got ", sampling.top_p);
+  check(sampling.top_k >= 0, "top_k must be >= 0, got ", sampling.top_k);
+  within("min_p", sampling.min_p, 0.0F, 1.0F);
+  check(sampling.repetition_penalty > 0.0F && sampling.repetition_penalty <= std::numeric_limits<float>::max(),
+        "repetition_penalty must be > 0, got ", sampling.repetition_penalty);
+  within("presence_penalty", sampling.presence_penalty, -2.0F, 2.0F);
+  within("frequency_penalty", sampling.frequency_penalty, -2.0F, 2.0F);
+  check(sampling.logprobs >= -1, "logprobs must be >= -1, got ", sampling.logprobs);
+  for (std::size_t i = 0; i < options.bias_ids.size(); ++i) {
+    check(options.bias_ids[i] >= 0, "logit_bias must be of ids >= 0, got ", options.bias_ids[i]);
+    within("logit_bias", options.bias_values[i], -100.0F, 100.0F);
+  }
   const std::int64_t limit = prompt + std::min(max_tokens, limits_.max_model_len - prompt);
   check(blocks_for(limit) <= pool_->num_blocks() - watermark_, "needs ", blocks_for(limit), " blocks for ", limit,
         " tokens, the pool has ", pool_->num_blocks() - watermark_, " (", pool_->num_blocks(), " less ", watermark_,
@@ -233,6 +247,7 @@ bool Scheduler::abort(std::uint64_t id) {
 void Scheduler::release(std::uint64_t id) {
   Request& request = find("release", id, State::kHeld, "held");
   --num_held_;
+  request.state = State::kFinished;
   drop(request);
 }
 

@@ -216,6 +216,7 @@ const Committed& Scheduler::commit(std::span<const std::int32_t> tokens) {
     finished_.push_back(&request);
   }
   step.shares.clear();
+  step.batch.committed();
   std::erase_if(ended_, [&](const std::unique_ptr<Request>& request) {
     if (touched(*request)) return false;
     pool_->release(request->blocks);

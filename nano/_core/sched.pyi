@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -32,12 +32,25 @@ class Batch:
     block_tables: I32  # [S, W] W = the widest table in the step; rows padded with 0
     sample_rows: I32  # [R] index into the T tokens
     sample_seqs: I32  # [R] index into the S sequences
+    sample_positions: I32  # [R] the position of the token being sampled (noise = f(seed, position))
     temperature: F32  # [R]
     top_p: F32  # [R]
     top_k: I32  # [R]
+    min_p: F32  # [R]
+    repetition_penalty: F32  # [R]
+    presence_penalty: F32  # [R]
+    frequency_penalty: F32  # [R]
+    num_logprobs: I32  # [R] -1: none; else how many of the most probable tokens, beside the chosen one
     seeds: U64  # [R]
-    sample_positions: I32  # [R] the position of the token being sampled (noise = f(seed, position))
+    penalized: I32  # the rows of R with a penalty: their logits depend on `history`
+    bias_start: I32  # [R + 1] row r's logit_bias is bias_ids[bias_start[r]:bias_start[r + 1]], all different
+    bias_ids: I32
+    bias_values: F32
     preempted: U64  # ids preempted since the step before, to make room for this one
+    def history(self, row: int) -> tuple[I32, I32]:
+        """The tokens known now of the request that sample row `row` is of: its prompt and its outputs. One that the step
+        before samples, and is still under way, is missing: then they are sample_positions[row] - 1, not
+        sample_positions[row]. Raises InvalidInput after the step's commit."""
 
 class Committed:
     """What `commit` changed: one row a sampled token, in the order of Batch.sample_seqs; views, valid until the next
@@ -89,6 +102,12 @@ class Scheduler:
         temperature: float = 0.0,
         top_p: float = 1.0,
         top_k: int = 0,
+        min_p: float = 0.0,  # keeps what has this share of the most probable token's probability
+        repetition_penalty: float = 1.0,  # of prompt and outputs
+        presence_penalty: float = 0.0,  # of outputs
+        frequency_penalty: float = 0.0,  # of outputs
+        logit_bias: Mapping[int, float] = {},
+        logprobs: int = -1,  # most probable tokens to report beside the chosen one; -1: nothing
         seed: int = 0,
         min_tokens: int = 0,  # stop ids are not obeyed before this many outputs
         stop_ids: Sequence[
