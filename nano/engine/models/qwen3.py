@@ -167,10 +167,10 @@ class Qwen3:
             if on_layer is not None:
                 on_layer(index)
             ops.attention(q, a, index, shape, n)
-            ops.linear_add(layer.o, a, n, x)
+            ops.linear_add(layer.o, a, n, x, False)
             if layer.experts is None:
                 ops.norm_gate_up(x, layer.post_norm, eps, h, layer.gate_up, self.gate_up, self.act, n)
-                ops.linear_add(layer.down, self.act, n, x)
+                ops.linear_add(layer.down, self.act, n, x, index == layers[-1])
             else:
                 ops.norm_linear(x, layer.post_norm, eps, h, layer.router, self.router_logits, n)
                 top_k, normalize = config.experts_per_token, config.norm_topk_prob

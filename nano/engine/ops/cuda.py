@@ -175,9 +175,15 @@ class CudaOps:
     def linear(self, weight: Weight, h: Operand, n: int, out: Buffer) -> None:
         self._product(weight, h, n, out.tensor[:n])
 
-    def linear_add(self, weight: Weight, h: Operand, n: int, x: Buffer) -> None:
-        self._product(weight, h, n, self._residual.delta[:n])
-        self._residual.pending = True
+    def linear_add(self, weight: Weight, h: Operand, n: int, x: Buffer, last: bool) -> None:
+        stream = self._residual
+        if weight.scales is None and n > linear.MAX_ROWS and not last:
+            # cuBLAS adds for nothing what the norm would else read and write once more.
+            stream_rows = x.tensor[:n]
+            torch.addmm(stream_rows, h.tensor[:n], weight.values.T, out=stream_rows)
+            return
+        self._product(weight, h, n, stream.delta[:n])
+        stream.pending = True
 
     def norm_linear(
         self, x: Buffer, norm_weight: Buffer, eps: float, h: Operand, weight: Weight, out: Buffer, n: int
