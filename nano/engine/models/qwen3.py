@@ -17,7 +17,6 @@ from nano.engine.ops import AttentionShape, Buffer, Ops, Target
 from nano.engine.rope import cos_sin_table
 from nano.errors import InvalidInput
 
-
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 EXPERT_PARTS = ("gate", "up", "down")
 
@@ -102,8 +101,8 @@ class Qwen3:
         first = self._fp8.setdefault(names[0], next(iter(converted)))
         if converted != {first}:
             raise InvalidInput(
-                f"quantization_config: modules_to_not_convert: expected all of {', '.join(names[:3])}… in all layers, or "
-                f"none of them; layer {layer} differs"
+                f"quantization_config: modules_to_not_convert: expected all of {', '.join(names[:3])}… in all layers, "
+                f"or none of them; layer {layer} differs"
             )
         return first
 
