@@ -339,10 +339,12 @@ class MoeScratch:
             self.act_scales = new_scales(pairs, intermediate, self._device)
 
 
-def choose(pairs: int, experts: int, gated: bool, fp8: bool) -> Tile:
-    """The tile for `pairs` rows spread over `experts`."""
+def choose(pairs: int, experts: int, gated: bool, dtype: torch.dtype) -> Tile:
+    """The tile for `pairs` rows spread over `experts`, weights of `dtype`."""
     mean = pairs / experts
-    if fp8:  # the act of a tile's rows is quantised by groups of 128
+    if dtype.itemsize == 4:
+        return Tile(16 if mean <= 16 else 32, 64, 32, stages=3)
+    if dtype == FP8:  # the act of a tile's rows is quantised by groups of 128
         return Tile(16 if mean <= 8 else 32 if mean <= 24 else 64, 128, 128, warps=8 if mean > 24 else 4, stages=3)
     if mean <= 8:
         return Tile(16, 64, 128)
@@ -455,7 +457,7 @@ def experts(
     _order_kernel[(count,)](
         ids, scratch.order, scratch.offsets, pairs, BLOCK=2048, PDL=pdl, num_warps=4, launch_pdl=pdl
     )
-    tiles = tiles or (choose(pairs, count, True, fp8), choose(pairs, count, False, fp8))
+    tiles = tiles or (choose(pairs, count, True, w13.dtype), choose(pairs, count, False, w2.dtype))
     act, act_scales, x, x_scales = scratch.act[:pairs], None, h, None
     if fp8:
         scratch.fp8()
