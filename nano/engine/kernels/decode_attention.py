@@ -33,7 +33,8 @@ def _decode(
     stats,  # fp32 [programs, 2, 16, 2]: greatest score, sum
     arrivals,  # int32 [sequences, kv_heads], zero before and after
     scale, k_scale, v_scale, eps, sequences, table_stride,
-    q_sequence, q_head, k_block, k_head, k_token, v_block, v_head, v_token, out_sequence, out_head,
+    q_sequence, k_block, k_head, v_block, v_head, out_sequence,
+    q_head: tl.constexpr, k_token: tl.constexpr, v_token: tl.constexpr, out_head: tl.constexpr,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_ROWS: tl.constexpr, ROWS: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr,
     SEARCH: tl.constexpr, PIECES: tl.constexpr, LEAST: tl.constexpr, PREFETCH: tl.constexpr, FUSED: tl.constexpr, PDL: tl.constexpr,
@@ -253,8 +254,8 @@ def _launch(
         q, q_norm, k_norm, rope_table, k, v, tables, context_lens, out,
         scratch.partials, scratch.stats, scratch.arrivals,
         scale * k_scale * LOG2E, k_scale, v_scale, eps, sequences, tables.stride(0),
-        q.stride(0), q.stride(1), k.stride(0), k.stride(1), k.stride(2), v.stride(0), v.stride(1), v.stride(2),
-        out.stride(0), out.stride(1),
+        q.stride(0), k.stride(0), k.stride(1), v.stride(0), v.stride(1), out.stride(0),
+        q.stride(1), k.stride(2), v.stride(2), out.stride(1),
         KV_HEADS=kv_heads, GROUP=group, GROUP_ROWS=triton.next_power_of_2(group), ROWS=16,
         HEAD_DIM=head_dim, BLOCK_SIZE=block_size, TILE=config.tile, STAGES=config.stages,
         SEARCH=1 if sequences <= 4 else 256, PIECES=16 if group <= 4 else 4, LEAST=config.least, PREFETCH=config.prefetch,
