@@ -30,7 +30,7 @@ class Experts:
 
 
 class Operand(Buffer):
-    """What a product reads; for fp8 weights and more than `linear.MAX_ROWS` rows, what it reads is `fp8`."""
+    """What a product reads; for fp8 weights and more than `linear.FUSED_ROWS` rows, what it reads is `fp8`."""
 
     __slots__ = ("fp8",)
 
@@ -40,7 +40,7 @@ class Operand(Buffer):
 
     def written(self, n: int, quantized: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Where n rows are written for a product with weights that are `quantized` or not; scales if that is fp8."""
-        if not quantized or n <= linear.MAX_ROWS:
+        if not quantized or n <= linear.FUSED_ROWS:
             return self.tensor[:n], None
         assert self.fp8 is not None
         return self.fp8[0][:n], self.fp8[1][:n]
@@ -92,7 +92,7 @@ class CudaOps:
     def operand(self, rows: int, columns: int, weight: Weight | None = None) -> Operand:
         fp8 = None
         if weight is not None and weight.scales is not None:
-            fp8 = self._empty(rows, columns, dtype=FP8), linear.new_scales(rows, columns, self.device)
+            fp8 = self._empty(rows, columns, dtype=FP8), quantize.new_scales(rows, columns, self.device)
         return Operand(self._empty(rows, columns), fp8)
 
     def vector(self, size: int) -> Buffer:
@@ -175,9 +175,15 @@ class CudaOps:
     def linear(self, weight: Weight, h: Operand, n: int, out: Buffer) -> None:
         self._product(weight, h, n, out.tensor[:n])
 
-    def linear_add(self, weight: Weight, h: Operand, n: int, x: Buffer) -> None:
-        self._product(weight, h, n, self._residual.delta[:n])
-        self._residual.pending = True
+    def linear_add(self, weight: Weight, h: Operand, n: int, x: Buffer, last: bool) -> None:
+        stream = self._residual
+        if weight.scales is None and n > linear.MAX_ROWS and not last:
+            # cuBLAS adds for nothing what the norm would else read and write once more.
+            stream_rows = x.tensor[:n]
+            torch.addmm(stream_rows, h.tensor[:n], weight.values.T, out=stream_rows)
+            return
+        self._product(weight, h, n, stream.delta[:n])
+        stream.pending = True
 
     def norm_linear(
         self, x: Buffer, norm_weight: Buffer, eps: float, h: Operand, weight: Weight, out: Buffer, n: int
@@ -203,7 +209,7 @@ class CudaOps:
     def _product(self, weight: Weight, h: Operand, n: int, out: torch.Tensor) -> None:
         if weight.scales is None:
             linear.linear(h.tensor[:n], weight.values, out)
-        elif n <= linear.MAX_ROWS:
+        elif n <= linear.FUSED_ROWS:
             linear.linear_fp8(h.tensor[:n], None, weight.values, weight.scales, out)
         else:
             assert h.fp8 is not None
