@@ -16,7 +16,7 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from nano.engine.kernels.launch import dependent_launch
-from nano.engine.kernels.prefetch import start
+from nano.engine.kernels.prefetch import prefetch, start
 from nano.engine.kernels.quantize import FP8, GROUP, new_scales, quantize
 from nano.errors import InvalidInput
 
@@ -113,7 +113,7 @@ def _grouped_kernel(
     out_scales,  # QUANTIZE: [pairs, N/128], any strides
     order,  # [pairs]
     offsets,  # [E + 1]
-    experts, N, K, x_stride, x_scale_row, x_scale_column, out_scale_row, out_scale_column,
+    experts, N, K, x_stride, x_scale_row, x_scale_column, out_scale_row, out_scale_column, ahead,
     TOP_K: tl.constexpr, EXPERTS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
     EVEN: tl.constexpr, FP8: tl.constexpr, GATED: tl.constexpr, QUANTIZE: tl.constexpr, TMA: tl.constexpr,
     PDL: tl.constexpr, PRECISION: tl.constexpr,
@@ -121,10 +121,11 @@ def _grouped_kernel(
     columns = tl.cdiv(N, BN)
     tile = tl.program_id(0) // columns
     column = tl.program_id(0) % columns
-    start(PDL)
+    if GATED:  # the second product's pairs were put in order two kernels ago
+        start(PDL)
     index = tl.arange(0, EXPERTS)
-    begins = tl.load(offsets + index, mask=index < experts, other=0)
-    ends = tl.load(offsets + index + 1, mask=index < experts, other=0)
+    begins = tl.load(offsets + index, mask=index < experts, other=0, cache_modifier=".cg")
+    ends = tl.load(offsets + index + 1, mask=index < experts, other=0, cache_modifier=".cg")
     tiles = tl.cdiv(ends - begins, BM)
     expert = tl.sum((tl.cumsum(tiles, axis=0) <= tile).to(tl.int32), axis=0)
     if expert >= experts:
@@ -134,11 +135,15 @@ def _grouped_kernel(
     last = tl.sum(tl.where(index == expert, ends, 0), axis=0)
     place = first + tl.arange(0, BM)
     valid = place < last
-    pair = tl.load(order + place, mask=valid, other=0)
+    pair = tl.load(order + place, mask=valid, other=0, cache_modifier=".cg")
     row = pair // TOP_K if GATED else tl.minimum(place, last - 1)
     n = column * BN + tl.arange(0, BN)
     depth = tl.arange(0, BK)
     matrix = expert * N * (2 if GATED else 1)
+    if PDL and not GATED:
+        if not TMA and ahead > 0:
+            prefetch(weight + (matrix.to(tl.int64) + tl.minimum(n, N - 1)) * K, ahead)
+        start(PDL)
     if not TMA:
         w_at = weight + (matrix.to(tl.int64) + tl.minimum(n, N - 1))[:, None] * K + depth[None, :]
     if GATED or not TMA:
@@ -262,7 +267,7 @@ def _direct_down_kernel(
     weight,  # [E, N, K]
     weight_scales,  # FP8: [E, ceil(N/128), ceil(K/128)]
     out,  # [T, N], rows stride apart
-    N, K, stride,
+    N, K, stride, ahead,
     TOP_K: tl.constexpr, SLOTS: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr, FP8: tl.constexpr,
     STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -270,12 +275,14 @@ def _direct_down_kernel(
     n = column * BN + tl.arange(0, BN)
     depth = tl.arange(0, BK)
     slot = tl.arange(0, SLOTS)
-    start(PDL)
     groups = tl.cdiv(K, 128)
     pair = token * TOP_K + tl.minimum(slot, TOP_K - 1)
-    expert = tl.load(ids + pair).to(tl.int64)
-    share = tl.where(slot < TOP_K, tl.load(shares + pair), 0.0)
+    expert = tl.load(ids + pair, cache_modifier=".cg").to(tl.int64)  # from before the kernel that makes x
     row = (expert[:, None] * N + tl.minimum(n, N - 1)[None, :]) * K
+    if PDL and ahead > 0:
+        prefetch(weight + row, ahead)
+    start(PDL)
+    share = tl.where(slot < TOP_K, tl.load(shares + pair), 0.0)
     scale_row = (expert * tl.cdiv(N, 128) + column * BN // 128) * groups
     acc = tl.zeros([SLOTS, BN, BK], tl.float32)
     for at in tl.range(0, K, BK, num_stages=STAGES):
@@ -382,12 +389,19 @@ def _grouped(
         x_in, x_scales, w_in, weight_scales, out, out_scales, scratch.order, scratch.offsets, experts, n, k,
         x.stride(0),
         *((0, 0) if x_scales is None else x_scales.stride()), *((0, 0) if out_scales is None else out_scales.stride()),
+        _ahead(weight, 512),
         TOP_K=top_k, EXPERTS=triton.next_power_of_2(experts), BM=tile.pairs, BN=tile.rows, BK=tile.depth,
         EVEN=k % tile.depth == 0, FP8=x_scales is not None, GATED=gated, QUANTIZE=out_scales is not None, TMA=tile.tma,
         PDL=pdl,
         PRECISION="ieee" if x.dtype == torch.float32 else "tf32", num_warps=tile.warps, num_stages=tile.stages,
         launch_pdl=pdl,
     )  # fmt: skip
+
+
+def _ahead(weight: torch.Tensor, most: int) -> int:
+    """Bytes to prefetch of each of the weight's rows: up to `most`; none where rows do not begin at multiples of 16."""
+    row = weight.shape[-1] * weight.element_size()
+    return 0 if row % 16 else min(row, most)
 
 
 def _direct(
@@ -412,8 +426,8 @@ def _direct(
         EVEN=hidden % up.depth == 0, STAGES=up.stages, num_warps=up.warps, **flags,
     )  # fmt: skip
     _direct_down_kernel[(-(-hidden // down.rows), tokens)](
-        act, ids, weights, w2, w2_scales, out, hidden, inner, out.stride(0), SLOTS=triton.next_power_of_2(top_k),
-        BN=down.rows, BK=down.depth,
+        act, ids, weights, w2, w2_scales, out, hidden, inner, out.stride(0), _ahead(w2, 4096),
+        SLOTS=triton.next_power_of_2(top_k), BN=down.rows, BK=down.depth,
         EVEN=inner % down.depth == 0, STAGES=down.stages, num_warps=down.warps, **flags,
     )  # fmt: skip
 
