@@ -72,7 +72,7 @@ def _rows_kernel(
     counters,  # [tiles]
     M, N, K, x_stride, out_stride, scale_row, scale_column, parts, ahead,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr, FP8: tl.constexpr, NORM: tl.constexpr,
-    SILU: tl.constexpr, PDL: tl.constexpr, PRECISION: tl.constexpr,
+    SILU: tl.constexpr, WIDE: tl.constexpr, PDL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     tile, part, tiles = tl.program_id(0), tl.program_id(1), tl.num_programs(0)
     n = tile * BN + tl.arange(0, BN)
@@ -104,7 +104,14 @@ def _rows_kernel(
         )
         if NORM:
             squares += tl.sum(square, axis=0)
-        if FP8:
+        if WIDE:
+            wide = piece.to(tl.float32) * 256.0
+            if x.dtype.element_ty == weight.dtype.element_ty:
+                wide *= tl.load(x_scales + m[None, :] * scale_row + (k // 128)[:, None] * scale_column,
+                                mask=(m < M)[None, :] & (k < K)[:, None], other=0.0)  # fmt: skip
+            scale = tl.load(scale_at + k // 128, mask=k < K, other=0.0)
+            acc = tl.dot(w.to(tl.float16), (wide * scale[:, None]).to(tl.float16), acc)
+        elif FP8:
             group = at // 128
             scale = tl.load(scale_at + group)
             if piece.dtype == w.dtype:
@@ -121,10 +128,17 @@ def _rows_kernel(
                 u = tl.load(weight + row[:, None] + k[None, :] + N.to(tl.int64) * K, eviction_policy="evict_first")
             else:
                 u = tl.load(weight + row[:, None] + k[None, :] + N.to(tl.int64) * K, mask=(k < K)[None, :], other=0.0)
-            if FP8:
+            if WIDE:
+                scale = tl.load(scale_at + N // 128 * groups + k // 128, mask=k < K, other=0.0)
+                acc_up = tl.dot(u.to(tl.float16), (wide * scale[:, None]).to(tl.float16), acc_up)
+            elif FP8:
                 acc_up += tl.dot(u, piece) * (tl.load(scale_at + N // 128 * groups + group) * x_scale)[None, :]
             else:
                 acc_up = tl.dot(u, piece, acc_up, input_precision=PRECISION)
+    if WIDE:
+        acc *= 1.0 / 256.0
+        if SILU:
+            acc_up *= 1.0 / 256.0
     if NORM:
         inverse = tl.rsqrt(squares / K + eps)[None, :]
         acc *= inverse
@@ -290,7 +304,7 @@ def _launch(
     _rows_kernel[(tiles, tile.parts)](
         x, x_scales, delta, norm, residual, eps, weight, weight_scales, out, partial, counters,
         rows, n, k, x.stride(0), out.stride(0), *scale_strides, tile.parts, ahead,
-        BM=block, BN=tile.rows, BK=tile.depth, num_stages=tile.stages,
+        WIDE=fp8 and tile.wide, BM=block, BN=tile.rows, BK=tile.depth, num_stages=tile.stages,
         PRECISION="ieee" if x.dtype == torch.float32 else "tf32", **flags,
     )  # fmt: skip
 

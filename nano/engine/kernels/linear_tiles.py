@@ -15,11 +15,12 @@ class Tile:
     warps: int = 4
     stages: int = 4
     ahead: int = 512
+    wide: bool = True  # fp8 weights meet the activations in fp16; else both are fp8
     vector: bool = False  # one activation row on plain lanes, without tensor cores
 
 
 def _vector(rows: int, depth: int, warps: int = 4, ahead: int = 512, stages: int = 1) -> Tile:
-    return Tile(rows, depth, 1, warps, stages, ahead, True)
+    return Tile(rows, depth, 1, warps, stages, ahead, vector=True)
 
 
 # (N, K, fp8) -> most activation rows -> the tile, or None where cuBLAS is best.
