@@ -80,8 +80,9 @@ class Engine:
             self.region = self.memory.region
         self.pool = kv.BlockPool(self.num_blocks, config.kvcache_block_size, config.prefix_caching)
         self.scheduler = sched.Scheduler(
-            self.pool, config.max_num_batched_tokens, config.max_num_seqs, self.max_model_len, WATERMARK
-        )
+            self.pool, config.max_num_batched_tokens, config.max_num_seqs, self.max_model_len, WATERMARK,
+            depth=self.runner.depth,
+        )  # fmt: skip
         self._under_way: deque[Callable[[], Tokens]] = deque()
         self.load_seconds = time.monotonic() - started
 
