@@ -43,7 +43,7 @@ class Batch:
     num_logprobs: I32  # [R] -1: none; else how many of the most probable tokens, beside the chosen one
     seeds: U64  # [R]
     penalized: I32  # the rows of R with a penalty: their logits depend on `history`
-    bias_start: I32  # [R + 1] row r's logit_bias is bias_ids[bias_start[r]:bias_start[r + 1]], all different
+    bias_start: I64  # [R + 1] row r's logit_bias is bias_ids[bias_start[r]:bias_start[r + 1]], all different
     bias_ids: I32
     bias_values: F32
     preempted: U64  # ids preempted since the step before, to make room for this one

@@ -10,6 +10,7 @@ import torch
 
 from nano._core import cpu
 from nano.engine.ops import AttentionShape, Buffer, Target
+from nano.engine.sampled import Logprobs, Sampled
 from nano.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -197,11 +198,59 @@ def _refuse_fp8(quantized: bool) -> None:
         raise InvalidInput(FP8_REFUSED)
 
 
-def sample_rows(context: cpu.Context, logits: int, batch: Batch, vocab: int, n: int) -> npt.NDArray[np.int32]:
-    """Samples the first n rows of fp32 logits on the CPU with the batch's parameters."""
-    out = np.empty(n, np.int32)
+def sample_rows(context: cpu.Context, logits: int, batch: Batch, vocab: int) -> Sampled:
+    """Samples the batch's rows from fp32 logits [num_samples, vocab] with the batch's parameters."""
+    tokens = np.empty(batch.num_samples, np.int32)
+    logprobs = _logprobs(batch)
+    penalties, bias = _penalties(batch), _bias(batch)
     cpu.sample(
-        context, logits, n, vocab, address(batch.temperature), address(batch.top_p), address(batch.top_k),
-        address(batch.seeds), address(batch.sample_positions), address(out),
+        context, logits, batch.num_samples, vocab, address(batch.temperature), address(batch.top_p),
+        address(batch.top_k), address(batch.seeds), address(batch.sample_positions), address(tokens),
+        address(batch.min_p), penalties and penalties.addresses, bias and bias.addresses,
+        logprobs and (
+            address(logprobs.wanted), logprobs.ids.shape[1], address(logprobs.chosen), address(logprobs.ids),
+            address(logprobs.values),
+        ),
     )  # fmt: skip
-    return out
+    return Sampled(tokens, logprobs)
+
+
+class _Columns:
+    """Keeps arrays alive for as long as their addresses are needed."""
+
+    def __init__(self, *arrays: npt.NDArray[Any]) -> None:
+        self._arrays = arrays
+        self.addresses: Any = tuple(map(address, arrays))
+
+
+def _logprobs(batch: Batch) -> Logprobs | None:
+    wanted = batch.num_logprobs.copy()
+    width, rows = int(wanted.max(initial=-1)), len(wanted)
+    if width < 0:
+        return None
+    return Logprobs(
+        wanted, np.empty(rows, np.float32), np.empty((rows, width), np.int32), np.empty((rows, width), np.float32)
+    )
+
+
+def _bias(batch: Batch) -> _Columns | None:
+    if batch.bias_start[-1] == 0:
+        return None
+    return _Columns(batch.bias_start, batch.bias_ids, batch.bias_values)
+
+
+def _penalties(batch: Batch) -> _Columns | None:
+    rows = batch.penalized.tolist()
+    if not rows:
+        return None
+    lengths = np.zeros(batch.num_samples + 1, np.int64)
+    prompt_lens = np.zeros(batch.num_samples, np.int32)
+    tokens = []
+    for row in rows:
+        prompt, outputs = batch.history(row)
+        prompt_lens[row], lengths[row + 1] = len(prompt), len(prompt) + len(outputs)
+        tokens += [prompt, outputs]
+    return _Columns(
+        np.cumsum(lengths), np.concatenate(tokens), prompt_lens, batch.repetition_penalty, batch.presence_penalty,
+        batch.frequency_penalty,
+    )  # fmt: skip
