@@ -288,7 +288,7 @@ class _Local:
         logprobs = self._engine.sampled.logprobs
         columns = zip(committed.ids.tolist(), committed.tokens.tolist(), committed.finish.tolist(), strict=True)
         return [
-            Token(key, token, finish, logprobs and logprobs.row(row))
+            Token(key, token, finish, None if logprobs is None else logprobs.row(row))
             for row, (key, token, finish) in enumerate(columns)
             if finish != OVER
         ]

@@ -19,11 +19,11 @@ class SamplingParams:
     max_tokens: None means up to the model's length. stop: strings that end the text (not part of it).
     stop_token_ids: more ids that end a request, besides the model's own EOS ids.
 
-    logit_bias: token id -> added to its logit. Then the logits of tokens in the prompt or among the outputs are divided
-    by repetition_penalty (multiplied where they are negative), and those of outputs lose frequency_penalty for each time
-    that they were one, and presence_penalty once. min_p keeps the tokens that have this share of the most probable
-    one's probability, after top_k and top_p. logprobs: how many of the most probable tokens to report beside each chosen
-    one, of the model's own distribution, which none of these change; None reports nothing.
+    logit_bias: token id -> added to its logit. Then the logits of tokens in the prompt or among the outputs are
+    divided by repetition_penalty (multiplied where they are negative), and those of outputs lose frequency_penalty for
+    each time that they were one, and presence_penalty once. min_p keeps the tokens that have this share of the most
+    probable one's probability, after top_k and top_p. logprobs: how many of the most probable tokens to report beside
+    each chosen one, of the model's own distribution, which none of these change; None reports nothing.
     """
 
     temperature: float = 1.0

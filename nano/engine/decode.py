@@ -270,7 +270,7 @@ class DecodeSide:
                     committed.tokens[mine].astype("<i4").tobytes(),
                     finish[mine].tobytes(),
                     committed.cached[mine].astype("<u4").tobytes(),
-                    logprobs=logprobs and wire.pack_logprobs([logprobs.row(row) for row in mine]),
+                    logprobs=None if logprobs is None else wire.pack_logprobs([logprobs.row(row) for row in mine]),
                 ),
             )
 

@@ -268,7 +268,7 @@ class PrefillSide:
             if job is not None:
                 job.pinned_until = time.monotonic() + self._engine.config.transfer_lease
                 token, cached = int(committed.tokens[row]), int(committed.cached[row])
-                packed = logprobs and wire.pack_logprobs([logprobs.row(row)])
+                packed = None if logprobs is None else wire.pack_logprobs([logprobs.row(row)])
                 self._comm.reply(job.identity, wire.FirstToken(job.key, token, cached, packed))
 
     def close(self) -> None:

@@ -200,49 +200,37 @@ def _refuse_fp8(quantized: bool) -> None:
 
 def sample_rows(context: cpu.Context, logits: int, batch: Batch, vocab: int) -> Sampled:
     """Samples the batch's rows from fp32 logits [num_samples, vocab] with the batch's parameters."""
-    tokens = np.empty(batch.num_samples, np.int32)
-    logprobs = _logprobs(batch)
-    penalties, bias = _penalties(batch), _bias(batch)
+    rows = batch.num_samples
+    tokens = np.empty(rows, np.int32)
+    penalties = _penalties(batch)
+    bias = (batch.bias_start, batch.bias_ids, batch.bias_values)
+    wanted = batch.num_logprobs.copy()
+    width = int(wanted.max(initial=-1))
+    logprobs = None
+    if width >= 0:
+        ids, values = np.empty((rows, width), np.int32), np.empty((rows, width), np.float32)
+        logprobs = Logprobs(wanted, np.empty(rows, np.float32), ids, values)
     cpu.sample(
-        context, logits, batch.num_samples, vocab, address(batch.temperature), address(batch.top_p),
-        address(batch.top_k), address(batch.seeds), address(batch.sample_positions), address(tokens),
-        address(batch.min_p), penalties and penalties.addresses, bias and bias.addresses,
-        logprobs and (
-            address(logprobs.wanted), logprobs.ids.shape[1], address(logprobs.chosen), address(logprobs.ids),
-            address(logprobs.values),
+        context, logits, rows, vocab, address(batch.temperature), address(batch.top_p), address(batch.top_k),
+        address(batch.seeds), address(batch.sample_positions), address(tokens), address(batch.min_p),
+        _addresses(penalties) if penalties else None,
+        _addresses(bias) if len(bias[1]) else None,
+        None if logprobs is None else (
+            address(logprobs.wanted), width, address(logprobs.chosen), address(logprobs.ids), address(logprobs.values),
         ),
     )  # fmt: skip
     return Sampled(tokens, logprobs)
 
 
-class _Columns:
-    """Keeps arrays alive for as long as their addresses are needed."""
-
-    def __init__(self, *arrays: npt.NDArray[Any]) -> None:
-        self._arrays = arrays
-        self.addresses: Any = tuple(map(address, arrays))
+def _addresses(arrays: tuple[npt.NDArray[Any], ...]) -> Any:
+    return tuple(map(address, arrays))
 
 
-def _logprobs(batch: Batch) -> Logprobs | None:
-    wanted = batch.num_logprobs.copy()
-    width, rows = int(wanted.max(initial=-1)), len(wanted)
-    if width < 0:
-        return None
-    return Logprobs(
-        wanted, np.empty(rows, np.float32), np.empty((rows, width), np.int32), np.empty((rows, width), np.float32)
-    )
-
-
-def _bias(batch: Batch) -> _Columns | None:
-    if batch.bias_start[-1] == 0:
-        return None
-    return _Columns(batch.bias_start, batch.bias_ids, batch.bias_values)
-
-
-def _penalties(batch: Batch) -> _Columns | None:
+def _penalties(batch: Batch) -> tuple[npt.NDArray[Any], ...]:
+    """The sampler's columns, with the tokens of the rows that have penalties; empty when none has."""
     rows = batch.penalized.tolist()
     if not rows:
-        return None
+        return ()
     lengths = np.zeros(batch.num_samples + 1, np.int64)
     prompt_lens = np.zeros(batch.num_samples, np.int32)
     tokens = []
@@ -250,7 +238,5 @@ def _penalties(batch: Batch) -> _Columns | None:
         prompt, outputs = batch.history(row)
         prompt_lens[row], lengths[row + 1] = len(prompt), len(prompt) + len(outputs)
         tokens += [prompt, outputs]
-    return _Columns(
-        np.cumsum(lengths), np.concatenate(tokens), prompt_lens, batch.repetition_penalty, batch.presence_penalty,
-        batch.frequency_penalty,
-    )  # fmt: skip
+    penalties = (batch.repetition_penalty, batch.presence_penalty, batch.frequency_penalty)
+    return (np.cumsum(lengths), np.concatenate(tokens), prompt_lens, *penalties)
