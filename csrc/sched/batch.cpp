@@ -15,7 +15,8 @@ Batch::Batch(std::int32_t max_tokens, std::int32_t max_seqs, std::int32_t max_wi
   for (auto* array : {&context_lens, &sample_rows, &sample_seqs, &sample_positions, &top_k, &num_logprobs}) {
     array->resize(seqs);
   }
-  for (auto* array : {&cu_query, &bias_start}) array->resize(seqs + 1);
+  cu_query.resize(seqs + 1);
+  bias_start.resize(seqs + 1);
   for (auto* array : {&temperature, &top_p, &min_p, &repetition_penalty, &presence_penalty, &frequency_penalty}) {
     array->resize(seqs);
   }
@@ -65,7 +66,7 @@ void Batch::fill(std::int64_t step_number, std::span<Request* const> plan) {
       fill_sampling(request, row);
     }
   }
-  bias_start[num_samples] = static_cast<std::int32_t>(bias_ids.size());
+  bias_start[num_samples] = static_cast<std::int64_t>(bias_ids.size());
   cu_query[num_seqs] = num_tokens = at;
   fill_tables(plan);
 }
@@ -82,7 +83,7 @@ void Batch::fill_sampling(const Request& request, std::int32_t row) {
   num_logprobs[row] = sampling.logprobs;
   seeds[row] = sampling.seed;
   if (sampling.penalized()) penalized.push_back(row);
-  bias_start[row] = static_cast<std::int32_t>(bias_ids.size());
+  bias_start[row] = static_cast<std::int64_t>(bias_ids.size());
   const Options& options = request.options;
   if (!options.bias_ids.empty()) {
     bias_ids.insert(bias_ids.end(), options.bias_ids.begin(), options.bias_ids.end());

@@ -47,7 +47,7 @@ class Batch {
   std::vector<std::int32_t> num_logprobs;        // [R]
   std::vector<std::uint64_t> seeds;              // [R]
   std::vector<std::int32_t> penalized;           // the rows of R whose logits depend on the tokens before
-  std::vector<std::int32_t> bias_start;          // [R + 1] each row's part of what follows
+  std::vector<std::int64_t> bias_start;          // [R + 1] each row's part of what follows
   std::vector<std::int32_t> bias_ids;
   std::vector<float> bias_values;
   std::vector<std::uint64_t> preempted;  // since the step before

@@ -43,13 +43,13 @@ class Batch:
     num_logprobs: I32  # [R] -1: none; else how many of the most probable tokens, beside the chosen one
     seeds: U64  # [R]
     penalized: I32  # the rows of R with a penalty: their logits depend on `history`
-    bias_start: I32  # [R + 1] row r's logit_bias is bias_ids[bias_start[r]:bias_start[r + 1]], all different
+    bias_start: I64  # [R + 1] row r's logit_bias is bias_ids[bias_start[r]:bias_start[r + 1]], all different
     bias_ids: I32
     bias_values: F32
     preempted: U64  # ids preempted since the step before, to make room for this one
     def history(self, row: int) -> tuple[I32, I32]:
-        """The tokens known now of the request that sample row `row` is of: its prompt and its outputs. One that the step
-        before samples, and is still under way, is missing: then they are sample_positions[row] - 1, not
+        """Prompt and outputs, as far as they are known, of the request that sample row `row` is of. A token that the
+        step before samples is missing while that is under way: then these are sample_positions[row] - 1 tokens, not
         sample_positions[row]. Raises InvalidInput after the step's commit."""
 
 class Committed:
@@ -93,6 +93,7 @@ class Scheduler:
         max_reserved: float = 0.2,  # share of the pool that unstarted reservations may hold
         depth: int = 1,  # steps that may be under way at once: 1 or 2
     ) -> None: ...
+    in_flight: int  # steps between their `schedule` and their `commit`
     def add(
         self,
         id: int,
@@ -140,12 +141,12 @@ class Scheduler:
     def release(self, id: int) -> None:
         """Frees the blocks of a finished request that was added with hold."""
     def schedule(self) -> Batch | None:
-        """The next step, or None when nothing can run (before the next `commit`, if a step is under way). Decoding sequences first, then waiting prompts in chunks."""
+        """The next step, or None when nothing can run (before the next `commit`, if a step is under way). Decoding
+        sequences first, then waiting prompts in chunks."""
     def commit(self, tokens: I32) -> Committed:
         """The sampled tokens of the oldest step under way, in the order of its `Batch.sample_seqs`. Exactly one commit
         follows each schedule. A request that ended in between is ignored: its row has finish 3. Full blocks enter the
         prefix index here."""
-    in_flight: int  # steps between their `schedule` and their `commit`
     def has_work(self) -> bool:
         """Is anything queued or running? `schedule` may still return None with no step under way: then only `release`,
         `abort` or `activate` can make room. Without work, steps that are void may still be under way."""
