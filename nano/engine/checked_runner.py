@@ -10,7 +10,8 @@ import torch
 
 from nano.engine.models.qwen3 import Qwen3
 from nano.engine.ops.cpu import CpuOps
-from nano.engine.runner import OnLayer, Runner, Tokens
+from nano.engine.runner import OnLayer, Runner
+from nano.engine.sampled import Sampled
 from nano.errors import Internal
 
 if TYPE_CHECKING:
@@ -25,21 +26,22 @@ class CheckedRunner:
     depth = 1
 
     def __init__(self, runner: Runner, model: Qwen3, twin: Qwen3, twin_ops: CpuOps, num_blocks: int) -> None:
+        self.sampling = runner.sampling
         self._runner = runner
         self._model = model
         self._twin = twin
         self._twin_ops = twin_ops
         self._num_blocks = num_blocks
 
-    def launch(self, batch: Batch, on_layer: OnLayer | None) -> Callable[[], Tokens]:
+    def launch(self, batch: Batch, on_layer: OnLayer | None) -> Callable[[], Sampled]:
         self._validate(batch)
-        tokens = self._runner.launch(batch, on_layer)()
+        sampled = self._runner.launch(batch, on_layer)()
         self._twin_ops.begin(batch)
         self._twin.forward(batch.num_tokens)
         if batch.num_samples:
             got = self._model.logits.tensor[: batch.num_samples].float().cpu()
             self._compare(batch, got, self._twin.head(batch.num_samples).tensor[: batch.num_samples])
-        return lambda: tokens
+        return lambda: sampled
 
     def _compare(self, batch: Batch, got: torch.Tensor, expected: torch.Tensor) -> None:
         errors = (got - expected).norm(dim=1) / expected.norm(dim=1)

@@ -19,7 +19,8 @@ from nano.engine.kernels.sampling import Sampler, SamplingArrays
 from nano.engine.kernels.tokens import resolve
 from nano.engine.models.qwen3 import Qwen3
 from nano.engine.ops.cuda import CudaOps
-from nano.engine.runner import OnLayer, Tokens
+from nano.engine.runner import OnLayer
+from nano.engine.sampled import Sampled
 from nano.engine.step_arrays import StepArrays
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ MAX_PADDING = 1 / 16
 
 class CudaRunner:
     depth = DEPTH
+    sampling = frozenset(("min_p",))
 
     def __init__(self, model: Qwen3, ops: CudaOps, arrays: StepArrays, use_graphs: bool) -> None:
         self._model = model
@@ -63,14 +65,14 @@ class CudaRunner:
         if self._stream is not None:
             self._stream.synchronize()
 
-    def launch(self, batch: Batch, on_layer: OnLayer | None) -> Callable[[], Tokens]:
+    def launch(self, batch: Batch, on_layer: OnLayer | None) -> Callable[[], Sampled]:
         turn, self._turn = self._turn, (self._turn + 1) % DEPTH
         if self._stream is None:
             return self._launch(batch, turn, on_layer)
         with torch.cuda.stream(self._stream):
             return self._launch(batch, turn, on_layer)
 
-    def _launch(self, batch: Batch, turn: int, on_layer: OnLayer | None) -> Callable[[], Tokens]:
+    def _launch(self, batch: Batch, turn: int, on_layer: OnLayer | None) -> Callable[[], Sampled]:
         count, run = batch.num_samples, self._graphs.run
         decode = batch.num_tokens == batch.num_seqs
         tokens, seqs = self._padded(batch, decode)
@@ -93,13 +95,13 @@ class CudaRunner:
         down = self._down[turn][:count]
         down.copy_(self._sampled[:count], non_blocking=True)
         if self._stream is None:
-            return down.numpy
+            return lambda: Sampled(down.numpy())
         landed = self._landed[turn]
         landed.record()
 
-        def sampled() -> Tokens:
+        def sampled() -> Sampled:
             landed.synchronize()
-            return down.numpy()
+            return Sampled(down.numpy())
 
         return sampled
 

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from nano._core import kv, sched
@@ -15,10 +16,12 @@ from nano.engine.backend import WATERMARK, Backend, Plan, Progress
 from nano.engine.checkpoint import locate
 from nano.engine.config import EngineConfig
 from nano.engine.kv_cache import KVLayout, layer_groups
-from nano.engine.model_config import ModelConfig, load_model_config
-from nano.engine.runner import OnLayer, Tokens
+from nano.engine.model_config import ModelConfig, load_model_config, require_fp8_device
+from nano.engine.runner import OPTIONAL, OnLayer
+from nano.engine.sampled import Sampled
 from nano.errors import InvalidInput
-from nano.wire import Int32Array, Sampling
+from nano.sampling import MAX_LOGPROBS
+from nano.wire import NEUTRAL, Int32Array, Sampling
 
 if TYPE_CHECKING:
     from nano.transfer import Endpoint
@@ -50,6 +53,8 @@ class Engine:
         device = config.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        if model.fp8 is not None:
+            require_fp8_device(device, None if device == "cpu" else torch.cuda.get_device_capability(device))
         dtype = DTYPES[model.dtype if config.dtype == "auto" else config.dtype]
         self.threads = config.threads or len(os.sched_getaffinity(0))
         torch.set_num_threads(self.threads)
@@ -78,19 +83,29 @@ class Engine:
             self.region = self.memory.region
         self.pool = kv.BlockPool(self.num_blocks, config.kvcache_block_size, config.prefix_caching)
         self.scheduler = sched.Scheduler(
-            self.pool, config.max_num_batched_tokens, config.max_num_seqs, self.max_model_len, WATERMARK
-        )
-        self._under_way: deque[Callable[[], Tokens]] = deque()
+            self.pool, config.max_num_batched_tokens, config.max_num_seqs, self.max_model_len, WATERMARK,
+            depth=self.runner.depth,
+        )  # fmt: skip
+        self.sampled = Sampled(np.empty(0, np.int32))  # of the step that `step` ended last
+        self._under_way: deque[Callable[[], Sampled]] = deque()
         self.load_seconds = time.monotonic() - started
 
     # --- requests
 
-    def check(self, tokens: Int32Array) -> None:
-        """Raises InvalidInput for token ids that the model does not have."""
+    def check(self, tokens: Int32Array, sampling: Sampling) -> None:
+        """Raises InvalidInput for token ids that the model does not have, and for sampling that this engine lacks."""
         vocab = self.model_config.vocab_size
         if tokens.size and (int(tokens.min()) < 0 or int(tokens.max()) >= vocab):
             bad = next(int(t) for t in tokens if not 0 <= t < vocab)
             raise InvalidInput(f"token_ids: expected ids in [0, {vocab}), got {bad}")
+        for id in sampling.logit_bias:
+            if not 0 <= id < vocab:
+                raise InvalidInput(f"logit_bias: expected ids in [0, {vocab}), got {id}")
+        if sampling.logprobs > MAX_LOGPROBS:
+            raise InvalidInput(f"logprobs: expected at most {MAX_LOGPROBS}, got {sampling.logprobs}")
+        for name in sorted(OPTIONAL - self.runner.sampling):
+            if getattr(sampling, name) != getattr(NEUTRAL, name):
+                raise InvalidInput(f"{name}: engines on {self.device} do not have it")
 
     def stop_ids(self, sampling: Sampling) -> tuple[int, ...]:
         eos = () if sampling.ignore_eos else self.model_config.eos_token_ids
@@ -98,7 +113,7 @@ class Engine:
 
     def add(self, id: int, tokens: Int32Array, sampling: Sampling, *, gated: bool = False, hold: bool = False) -> None:
         """Queues a request. Raises InvalidInput when it can never run; nothing is changed then."""
-        self.check(tokens)
+        self.check(tokens, sampling)
         self.scheduler.add(
             id, tokens, 1 if hold else sampling.max_tokens, **self.sampling_arguments(sampling),
             priority=sampling.priority, gated=gated, hold=hold,
@@ -109,6 +124,12 @@ class Engine:
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "top_k": sampling.top_k,
+            "min_p": sampling.min_p,
+            "repetition_penalty": sampling.repetition_penalty,
+            "presence_penalty": sampling.presence_penalty,
+            "frequency_penalty": sampling.frequency_penalty,
+            "logit_bias": sampling.logit_bias,
+            "logprobs": sampling.logprobs,
             "seed": sampling.seed,
             "min_tokens": sampling.min_tokens,
             "stop_ids": self.stop_ids(sampling),
@@ -135,4 +156,5 @@ class Engine:
             under_way.append(self.runner.launch(batch, on_layer))
         if not under_way:
             return None
-        return self.scheduler.commit(under_way.popleft()())
+        self.sampled = under_way.popleft()()
+        return self.scheduler.commit(self.sampled.tokens)

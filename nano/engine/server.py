@@ -167,7 +167,7 @@ class EngineServer:
             if self._prefill is not None:
                 self._prefill.tick(now)
             idle = True
-            if scheduler.has_work():
+            if scheduler.has_work() or scheduler.in_flight:
                 committed = self.engine.step(before_step, on_layer)
                 if committed is not None:
                     idle = False

@@ -81,7 +81,6 @@ class Ops(Protocol):
     # --- one step
 
     def embed(self, weight: Any, x: Buffer, n: int) -> None: ...
-    def rms_norm(self, x: Buffer, weight: Buffer, eps: float, out: Any, n: int) -> None: ...
     def rms_norm_samples(self, x: Buffer, weight: Buffer, eps: float, out: Any, n: int) -> None:
         """The norm of the rows that sample: out[i] = norm(x[batch.sample_rows[i]])."""
 

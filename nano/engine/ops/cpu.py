@@ -10,6 +10,7 @@ import torch
 
 from nano._core import cpu
 from nano.engine.ops import AttentionShape, Buffer, Target
+from nano.engine.sampled import Logprobs, Sampled
 from nano.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -197,11 +198,45 @@ def _refuse_fp8(quantized: bool) -> None:
         raise InvalidInput(FP8_REFUSED)
 
 
-def sample_rows(context: cpu.Context, logits: int, batch: Batch, vocab: int, n: int) -> npt.NDArray[np.int32]:
-    """Samples the first n rows of fp32 logits on the CPU with the batch's parameters."""
-    out = np.empty(n, np.int32)
+def sample_rows(context: cpu.Context, logits: int, batch: Batch, vocab: int) -> Sampled:
+    """Samples the batch's rows from fp32 logits [num_samples, vocab] with the batch's parameters."""
+    rows = batch.num_samples
+    tokens = np.empty(rows, np.int32)
+    penalties = _penalties(batch)
+    bias = (batch.bias_start, batch.bias_ids, batch.bias_values)
+    wanted = batch.num_logprobs.copy()
+    width = int(wanted.max(initial=-1))
+    logprobs = None
+    if width >= 0:
+        ids, values = np.empty((rows, width), np.int32), np.empty((rows, width), np.float32)
+        logprobs = Logprobs(wanted, np.empty(rows, np.float32), ids, values)
     cpu.sample(
-        context, logits, n, vocab, address(batch.temperature), address(batch.top_p), address(batch.top_k),
-        address(batch.seeds), address(batch.sample_positions), address(out),
+        context, logits, rows, vocab, address(batch.temperature), address(batch.top_p), address(batch.top_k),
+        address(batch.seeds), address(batch.sample_positions), address(tokens), address(batch.min_p),
+        _addresses(penalties) if penalties else None,
+        _addresses(bias) if len(bias[1]) else None,
+        None if logprobs is None else (
+            address(logprobs.wanted), width, address(logprobs.chosen), address(logprobs.ids), address(logprobs.values),
+        ),
     )  # fmt: skip
-    return out
+    return Sampled(tokens, logprobs)
+
+
+def _addresses(arrays: tuple[npt.NDArray[Any], ...]) -> Any:
+    return tuple(map(address, arrays))
+
+
+def _penalties(batch: Batch) -> tuple[npt.NDArray[Any], ...]:
+    """The sampler's columns, with the tokens of the rows that have penalties; empty when none has."""
+    rows = batch.penalized.tolist()
+    if not rows:
+        return ()
+    lengths = np.zeros(batch.num_samples + 1, np.int64)
+    prompt_lens = np.zeros(batch.num_samples, np.int32)
+    tokens = []
+    for row in rows:
+        prompt, outputs = batch.history(row)
+        prompt_lens[row], lengths[row + 1] = len(prompt), len(prompt) + len(outputs)
+        tokens += [prompt, outputs]
+    penalties = (batch.repetition_penalty, batch.presence_penalty, batch.frequency_penalty)
+    return (np.cumsum(lengths), np.concatenate(tokens), prompt_lens, *penalties)

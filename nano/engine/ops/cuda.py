@@ -38,6 +38,13 @@ class Operand(Buffer):
         super().__init__(tensor)
         self.fp8 = fp8  # values [rows, columns], scales [rows, columns / 128]
 
+    def written(self, n: int, quantized: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Where n rows are written for a product with weights that are `quantized` or not; scales if that is fp8."""
+        if not quantized or n <= linear.MAX_ROWS:
+            return self.tensor[:n], None
+        assert self.fp8 is not None
+        return self.fp8[0][:n], self.fp8[1][:n]
+
 
 class Residual(Buffer):
     """The residual stream; what a layer added last waits in `delta` for the norm that reads it.
@@ -152,9 +159,8 @@ class CudaOps:
         rope.embed(weight.values, self.arrays.token_ids[:n], x.tensor[:n])
         self._residual.pending = False
 
-    def rms_norm(self, x: Buffer, weight: Buffer, eps: float, out: Operand, n: int) -> None:
-        stream = self._residual
-        values, scales = _written(out, n)
+    def _norm(self, x: Buffer, weight: Buffer, eps: float, values: torch.Tensor, scales: torch.Tensor | None) -> None:
+        n, stream = values.shape[0], self._residual
         if stream.pending:
             norm.add_rms_norm(x.tensor[:n], stream.delta[:n], weight.tensor, eps, values, scales=scales)
             stream.pending = False
@@ -176,7 +182,7 @@ class CudaOps:
     def norm_linear(
         self, x: Buffer, norm_weight: Buffer, eps: float, h: Operand, weight: Weight, out: Buffer, n: int
     ) -> None:
-        self.rms_norm(x, norm_weight, eps, h, n)
+        self._norm(x, norm_weight, eps, *h.written(n, weight.scales is not None))
         self._product(weight, h, n, out.tensor[:n])
 
     def norm_gate_up(
@@ -191,7 +197,7 @@ class CudaOps:
         n: int,
     ) -> None:
         self.norm_linear(x, norm_weight, eps, h, weight, gate_up, n)
-        values, scales = _written(act, n)
+        values, scales = act.written(n, act.fp8 is not None)
         activation.silu_mul(gate_up.tensor[:n], values, scales=scales)
 
     def _product(self, weight: Weight, h: Operand, n: int, out: torch.Tensor) -> None:
@@ -236,7 +242,7 @@ class CudaOps:
             attention.prefill_attention(
                 rows, k, v, arrays.tables[:s], arrays.cu_query[: s + 1], arrays.context_lens[:s], result, scale
             )
-        values, scales = _written(out, n)
+        values, scales = out.written(n, out.fp8 is not None)
         if scales is not None:
             quantize.quantize(out.tensor[:n], values, scales)
 
@@ -257,14 +263,6 @@ class CudaOps:
             w13_scales=weight.gate_up_scales, w2_scales=weight.down_scales,
         )  # fmt: skip
         self._residual.pending = True
-
-
-def _written(out: Operand, n: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """What a step of n rows writes for the product that reads `out`: values, and scales when they are fp8."""
-    if out.fp8 is None or n <= linear.MAX_ROWS:
-        return out.tensor[:n], None
-    values, scales = out.fp8
-    return values[:n], scales[:n]
 
 
 def _target(view: torch.Tensor) -> Target:
