@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,14 +19,20 @@ PROMPTS = [np.random.default_rng(n).integers(0, 256, n).tolist() for n in (1, 7,
 DEVICES = ("cpu", "cpu:0" if DEVICE.type == "cpu" else "cuda")  # "cpu:0" is the GPU's backend, interpreted
 
 
-@pytest.mark.parametrize("experts", [0, 4])
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_both_backends_give_the_same_tokens(experts: int, temperature: float, tmp_path: Path) -> None:
+PLAIN: dict[str, Any] = {"temperature": 0.0}
+SPECIAL: dict[str, Any] = {
+    "temperature": 1.0, "top_k": 40, "min_p": 0.001, "repetition_penalty": 1.3, "presence_penalty": 0.5,
+    "frequency_penalty": 0.2, "logit_bias": {7: 3.0, 300: -5.0}, "logprobs": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("experts", "sampling"), [(0, PLAIN), (4, {"temperature": 1.0}), (0, SPECIAL)])
+def test_both_backends_give_the_same_tokens(experts: int, sampling: dict[str, Any], tmp_path: Path) -> None:
     make_checkpoint(
         tmp_path, hidden=64, layers=2, heads=4, kv_heads=2, head_dim=16, intermediate=96, vocab=512, tied=False,
         experts=experts, moe_intermediate=32, dtype="float32", max_position=512,
     )  # fmt: skip
-    params = SamplingParams(temperature=temperature, seed=7, max_tokens=8, ignore_eos=True)
+    params = SamplingParams(seed=7, max_tokens=8, ignore_eos=True, **sampling)
     options = {"kvcache_block_size": 16, "kvcache_bytes": 4 << 20, "max_num_batched_tokens": 48, "max_num_seqs": 8}
     outputs = []
     for device in DEVICES:
@@ -33,5 +40,11 @@ def test_both_backends_give_the_same_tokens(experts: int, temperature: float, tm
             str(tmp_path), device=device, dtype="float32", skip_tokenizer_init=True, threads=1, max_model_len=128,
             **options,
         ) as llm:  # fmt: skip
-            outputs.append([one.token_ids for one in llm.generate(PROMPTS, params)])
-    assert outputs[0] == outputs[1]
+            outputs.append(llm.generate(PROMPTS, params))
+    for one, other in zip(*outputs, strict=True):
+        assert one.token_ids == other.token_ids
+        if "logprobs" in sampling:
+            assert one.logprobs is not None
+            assert other.logprobs is not None
+            for a, b in zip(one.logprobs, other.logprobs, strict=True):
+                assert a == pytest.approx(b, abs=1e-4)
