@@ -187,7 +187,9 @@ def _compute(q, queries, k_tiles, v_tiles, k_full, k_empty, v_full, v_empty, cu_
                 last_phase = (count // STAGES) & 1
                 count += 1
                 stage = count % STAGES
-                token = warpgroup_mma(query, k_tiles.index(stage).permute([1, 0]), nothing, use_acc=False, is_async=True)
+                token = warpgroup_mma(
+                    query, k_tiles.index(stage).permute([1, 0]), nothing, use_acc=False, is_async=True
+                )
                 mbarrier.wait(v_full.index(last_stage), last_phase)
                 adding = warpgroup_mma(shares, v_tiles.index(last_stage), acc, is_async=True)
                 scores = warpgroup_mma_wait(1, deps=(token,))
