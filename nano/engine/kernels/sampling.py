@@ -8,6 +8,7 @@ row, works on those and reads only the groups that matter. Semantics and random 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import triton
@@ -77,7 +78,7 @@ class Logprobs:
 
     wanted: torch.Tensor  # int32 [rows]; -1: none, else how many of the most probable (at most `ids`' width)
     token: torch.Tensor  # out, fp32 [rows]: the chosen token's
-    ids: torch.Tensor  # out, int32 [rows, n]: the most probable tokens, best first (ties: smaller id)
+    ids: torch.Tensor  # out, int32 [rows, n]: the most probable, best first (ties: smaller id); -1: no more that can be
     values: torch.Tensor  # out, fp32 [rows, n]: theirs
 
 
@@ -167,46 +168,61 @@ def _draw(line, group, before, target, key, ties, top, scale, SHIFT: tl.constexp
 
 
 @triton.jit
+def _nucleus_bound(
+    line, area, keys, mass, target, top, scale, groups, reach, SHIFT: tl.constexpr, TILE: tl.constexpr
+):  # fmt: skip
+    """A key from which on the logits have at least the target's mass: of the `reach` highest groups, 8 times as many,
+    and so on; the lowest key when these are all."""
+    lowest = lowest_key(SHIFT)
+    bound = lowest
+    looking = reach <= groups
+    while looking:
+        bound = kth_largest(keys, reach, lowest, key_of(top, SHIFT) + 1)
+        looking = bound > lowest
+        # The groups' whole mass says quickly when it is not enough.
+        if looking & (tl.sum(tl.where(keys >= bound, mass, 0.0), 0) >= target):
+            listed = make_list(area, keys, bound)
+            looking = mass_from(line, area, listed, bound, top, scale, SHIFT, TILE) < target
+        if looking:
+            reach = reach * 8
+            looking = reach <= groups
+            bound = lowest
+    return bound
+
+
+@triton.jit
 def _cut(
-    line, area, keys, total, top, scale, k, p, floor, groups, wide_k, SHIFT: tl.constexpr, TILE: tl.constexpr
+    line, area, keys, mass, total, top, scale, k, p, floor, groups, wide_k, SHIFT: tl.constexpr, TILE: tl.constexpr
 ):  # fmt: skip
     """Lists the groups that hold what is kept; returns (their number, the last key kept, how many equal to it).
 
-    keys: of the groups' largest; total: the row's mass; floor: the key from which on min_p keeps.
+    keys: of the groups' largest; mass: theirs; total: the row's; floor: the key from which on min_p keeps.
     """
     lowest = lowest_key(SHIFT)
     top_key = key_of(top, SHIFT)
     few = (k > 0) & (k < line[1])
     nucleus = p < 1.0
-    # As many groups as this reach the bound, hence at least as many logits.
-    reach = tl.where(few, k, wide_k)
     bound = floor
-    if few | nucleus:
+    if few:
         bound = lowest
-        if reach <= groups:
-            bound = kth_largest(keys, reach, lowest, top_key + 1)
+        if k <= groups:  # k groups reach the bound, hence at least k logits
+            bound = kth_largest(keys, k, lowest, top_key + 1)
+    elif nucleus:
+        bound = _nucleus_bound(line, area, keys, mass, p * total, top, scale, groups, wide_k, SHIFT, TILE)
     listed = make_list(area, keys, bound)
     last = bound
     ties = line[1]
     if few:
         last = search(line, area, listed, bound, top_key + 1, k.to(tl.float32), False, top, scale, SHIFT, TILE)
-        above, mass, equal = split_at(line, area, listed, last, top, scale, SHIFT, TILE)
+        above, over, equal = split_at(line, area, listed, last, top, scale, SHIFT, TILE)
         ties = tl.minimum(k - above, equal)
-        total = mass + ties.to(tl.float32) * weight_of(value_of(last, SHIFT), top, scale)
+        total = over + ties.to(tl.float32) * weight_of(value_of(last, SHIFT), top, scale)
     if nucleus:
         target = p * total
-        if few == 0:
-            while (bound > lowest) & (mass_from(line, area, listed, bound, top, scale, SHIFT, TILE) < target):
-                reach = reach * 8
-                bound = lowest
-                if reach <= groups:
-                    bound = kth_largest(keys, reach, lowest, top_key + 1)
-                listed = make_list(area, keys, bound)
-            last = bound
         cut = search(line, area, listed, last, top_key + 1, target, True, top, scale, SHIFT, TILE)
-        above, mass, equal = split_at(line, area, listed, cut, top, scale, SHIFT, TILE)
+        above, over, equal = split_at(line, area, listed, cut, top, scale, SHIFT, TILE)
         each = weight_of(value_of(cut, SHIFT), top, scale)
-        needed = tl.where(each > 0.0, tl.ceil((target - mass) / each), 1.0)
+        needed = tl.where(each > 0.0, tl.ceil((target - over) / each), 1.0)
         needed = tl.minimum(tl.maximum(needed, 1.0), equal.to(tl.float32)).to(tl.int32)
         ties = tl.where(cut == last, tl.minimum(needed, ties), needed)
         last = cut
@@ -256,7 +272,20 @@ def _choose(
                 bound = top.to(tl.float64) + tl.log(least.to(tl.float64)) / scale.to(tl.float64)
                 floor = tl.minimum(key_at_least(bound, SHIFT), key_of(top, SHIFT))
             listed, last, kept = _cut(
-                line, area, keys, total.to(tl.float32), top, scale, k, p, floor, groups, wide_k, SHIFT, TILE
+                line,
+                area,
+                keys,
+                mass.to(tl.float32),
+                total.to(tl.float32),
+                top,
+                scale,
+                k,
+                p,
+                floor,
+                groups,
+                wide_k,
+                SHIFT,
+                TILE,
             )
             equal = tl.load(area[2] + place, mask=place < listed, other=0)
             before = tl.cumsum(equal, 0) - equal
@@ -340,7 +369,8 @@ def _logprobs(
                     best = tl.maximum(best, tl.max(tl.where(inside & (whole < edge), whole, -9223372036854775808), 1))
                 edge = tl.max(best, 0)
                 key = (edge >> 32).to(tl.int32)
-                tl.store(ids_out + row * width + n, 2147483647 - (edge & 0xFFFFFFFF).to(tl.int32))
+                token = 2147483647 - (edge & 0xFFFFFFFF).to(tl.int32)
+                tl.store(ids_out + row * width + n, tl.where(key > lowest_key(0), token, -1))
                 tl.store(values_out + row * width + n, value_of(key, 0) - norm)
 
 
@@ -349,7 +379,9 @@ class Sampler:
     largest value: their token is 0."""
 
     WIDE_K = 64  # groups that a nucleus is first looked for in
-    TILE = 32
+    TILE = 64
+    SCAN_TILE = 32
+    CHOICE: ClassVar[dict[str, int]] = {"num_warps": 16}
 
     def __init__(self, max_rows: int, vocab: int, device: torch.device) -> None:
         if not 1 <= vocab < 2**31 - 2**16:
@@ -395,26 +427,26 @@ class Sampler:
         if penalties is not None:
             p = penalties
             table = (p.counts, p.slots, p.repetition, p.presence, p.frequency)
-        scan_grid = (triton.cdiv(groups, self.TILE), rows)
+        scan_grid = (triton.cdiv(groups, self.SCAN_TILE), rows)
         if bias is not None:
             edits = (logits, stride, bias.row_start, bias.ids, bias.values, bias.saved)
             _bias[(rows,)](*edits, UNDO=False, BLOCK=256)
         _scan[scan_grid](
-            logits, stride, vocab, groups, params.temperature, None, self._maxima, self._sums, *table, TILE=self.TILE,
-            num_warps=4,
+            logits, stride, vocab, groups, params.temperature, None, self._maxima, self._sums, *table,
+            TILE=self.SCAN_TILE, num_warps=4,
         )  # fmt: skip
         _choose[(rows,)](
             logits, stride, vocab, groups, params.temperature, params.top_p, params.top_k, params.min_p, params.seeds,
             params.positions, self._maxima, self._sums, self._lists, self._masses, self._ties, *table, self.errors,
             tokens_out, self.WIDE_K, SHIFT=shift if penalties is None else 0, GROUPS=width, TILE=self.TILE,
-            num_warps=16,
+            **self.CHOICE,
         )  # fmt: skip
         if bias is not None:
             _bias[(rows,)](*edits, UNDO=True, BLOCK=256)
         if logprobs is not None:
             _scan[scan_grid](
                 logits, stride, vocab, groups, None, logprobs.wanted, self._maxima, self._sums, *(None,) * 5,
-                TILE=self.TILE, num_warps=4,
+                TILE=self.SCAN_TILE, num_warps=4,
             )  # fmt: skip
             _logprobs[(rows,)](
                 logits, stride, vocab, groups, tokens_out, logprobs.wanted, self._maxima, self._sums, self._lists,

@@ -68,8 +68,8 @@ def lowest_key(SHIFT: tl.constexpr):
 @triton.jit
 def kth_largest(keys, k, low, high):
     """The k-th largest of keys; it is in [low, high)."""
-    while high - low > 1:
-        middle = (low + high) // 2
+    while high > low + 1:
+        middle = (low & high) + ((low ^ high) >> 1)  # their sum may not fit
         enough = tl.sum((keys >= middle).to(tl.int32), 0) >= k
         low = tl.where(enough, middle, low)
         high = tl.where(enough, high, middle)
@@ -102,61 +102,114 @@ def weight_of(x, top, scale):
 
 
 @triton.jit
+def strips_of(line, area, listed, tile, every, TILE: tl.constexpr):
+    """The logits of a list's tile, for sums over all of it: [16 TILE, 8], so that sums over 8 stay in one thread.
+
+    Of the list only each `every`-th group counts.
+    """
+    strip = tl.arange(0, TILE * (GROUP // 8))
+    place = (tile * TILE + strip // (GROUP // 8)) * every
+    group = tl.load(area[0] + place, mask=place < listed, other=0)
+    first = group * GROUP + strip % (GROUP // 8) * 8
+    ids = first[:, None] + tl.arange(0, 8)[None, :]
+    return values_at(line, ids, (place < listed)[:, None] & (ids < line[1]))
+
+
+@triton.jit
 def mass_from(line, area, listed, bound, top, scale, SHIFT: tl.constexpr, TILE: tl.constexpr):
     """The mass of the listed logits whose key is >= bound."""
-    mass = tl.zeros([TILE], tl.float32)
+    mass = tl.zeros([TILE * (GROUP // 8)], tl.float32)
+    least = value_of(bound, SHIFT)
     for tile in range(tl.cdiv(listed, TILE)):
-        x = tile_of(line, area, listed, tile, TILE)
-        mass += tl.sum(tl.where(key_of(x, SHIFT) >= bound, weight_of(x, top, scale), 0.0), 1)
+        x = strips_of(line, area, listed, tile, 1, TILE)
+        mass += tl.sum(tl.where(x >= least, weight_of(x, top, scale), 0.0), 1)
     return tl.sum(mass, 0)
+
+
+@triton.jit
+def _bound(low, high, n: tl.constexpr, centre, nats: tl.constexpr, spread, scale, SHIFT: tl.constexpr):
+    """The n-th of 7 keys that divide (low, high): evenly, or some nats away from a centre."""
+    evenly = low + n * ((high - low + 7) // 8)
+    around = key_of(centre + nats / scale, SHIFT).to(tl.int64)
+    key = tl.where(spread, tl.maximum(around, low + 1), evenly)
+    return tl.minimum(key, tl.maximum(high - 1, low + 1))
 
 
 @triton.jit
 def search(line, area, listed, low, high, wanted, by_mass, top, scale, SHIFT: tl.constexpr, TILE: tl.constexpr):
     """The largest key in [low, high) from which on the listed logits reach `wanted` (fp32) in mass, or in number.
 
-    Three bits of the key a pass. Those from `low` on are known to reach it, those from `high` on not to.
+    Those from `low` on are known to reach it, those from `high` on not to. Each pass over the list measures from 7 keys
+    on. Of a long list a sample is searched first: it says around which key the first pass had better look.
     """
     low = low.to(tl.int64)
     high = high.to(tl.int64)
+    near_low = low
+    near_high = high
+    sampling = listed > 4 * TILE
+    spread = listed < 0
+    centre = top
     while high - low > 1:
-        step = (high - low + 7) // 8
-        b1 = (low + step).to(tl.int32)
-        b2 = (low + 2 * step).to(tl.int32)
-        b3 = (low + 3 * step).to(tl.int32)
-        b4 = (low + 4 * step).to(tl.int32)
-        b5 = (low + 5 * step).to(tl.int32)
-        b6 = (low + 6 * step).to(tl.int32)
-        b7 = tl.minimum(low + 7 * step, high).to(tl.int32)
-        m1 = tl.zeros([TILE], tl.float32)
-        m2 = tl.zeros([TILE], tl.float32)
-        m3 = tl.zeros([TILE], tl.float32)
-        m4 = tl.zeros([TILE], tl.float32)
-        m5 = tl.zeros([TILE], tl.float32)
-        m6 = tl.zeros([TILE], tl.float32)
-        m7 = tl.zeros([TILE], tl.float32)
-        for tile in range(tl.cdiv(listed, TILE)):
-            x = tile_of(line, area, listed, tile, TILE)
-            key = key_of(x, SHIFT)
+        every = tl.where(sampling, listed // TILE, 1)
+        tiles = tl.where(sampling, 1, tl.cdiv(listed, TILE))
+        goal = tl.where(sampling, wanted * TILE / listed, wanted)
+        a = tl.where(sampling, near_low, low)
+        b = tl.where(sampling, near_high, high)
+        k1 = _bound(a, b, 1, centre, -0.5, spread, scale, SHIFT)
+        k2 = _bound(a, b, 2, centre, -0.12, spread, scale, SHIFT)
+        k3 = _bound(a, b, 3, centre, -0.03, spread, scale, SHIFT)
+        k4 = _bound(a, b, 4, centre, 0.0, spread, scale, SHIFT)
+        k5 = _bound(a, b, 5, centre, 0.03, spread, scale, SHIFT)
+        k6 = _bound(a, b, 6, centre, 0.12, spread, scale, SHIFT)
+        k7 = _bound(a, b, 7, centre, 0.5, spread, scale, SHIFT)
+        v1 = value_of(k1.to(tl.int32), SHIFT)
+        v2 = value_of(k2.to(tl.int32), SHIFT)
+        v3 = value_of(k3.to(tl.int32), SHIFT)
+        v4 = value_of(k4.to(tl.int32), SHIFT)
+        v5 = value_of(k5.to(tl.int32), SHIFT)
+        v6 = value_of(k6.to(tl.int32), SHIFT)
+        v7 = value_of(k7.to(tl.int32), SHIFT)
+        m1 = tl.zeros([TILE * (GROUP // 8)], tl.float32)
+        m2 = m1
+        m3 = m1
+        m4 = m1
+        m5 = m1
+        m6 = m1
+        m7 = m1
+        for tile in range(tiles):
+            x = strips_of(line, area, listed, tile, every, TILE)
             w = tl.full(x.shape, 1.0, tl.float32)
             if by_mass:
                 w = weight_of(x, top, scale)
-            m1 += tl.sum(tl.where(key >= b1, w, 0.0), 1)
-            m2 += tl.sum(tl.where(key >= b2, w, 0.0), 1)
-            m3 += tl.sum(tl.where(key >= b3, w, 0.0), 1)
-            m4 += tl.sum(tl.where(key >= b4, w, 0.0), 1)
-            m5 += tl.sum(tl.where(key >= b5, w, 0.0), 1)
-            m6 += tl.sum(tl.where(key >= b6, w, 0.0), 1)
-            m7 += tl.sum(tl.where(key >= b7, w, 0.0), 1)
-        steps = (tl.sum(m1, 0) >= wanted).to(tl.int64)
-        steps = tl.where(tl.sum(m2, 0) >= wanted, 2, steps)
-        steps = tl.where(tl.sum(m3, 0) >= wanted, 3, steps)
-        steps = tl.where(tl.sum(m4, 0) >= wanted, 4, steps)
-        steps = tl.where(tl.sum(m5, 0) >= wanted, 5, steps)
-        steps = tl.where(tl.sum(m6, 0) >= wanted, 6, steps)
-        steps = tl.where(tl.sum(m7, 0) >= wanted, 7, steps)
-        low = tl.minimum(low + steps * step, high - 1)
-        high = tl.minimum(low + step, high)
+            m1 += tl.sum(tl.where(x >= v1, w, 0.0), 1)
+            m2 += tl.sum(tl.where(x >= v2, w, 0.0), 1)
+            m3 += tl.sum(tl.where(x >= v3, w, 0.0), 1)
+            m4 += tl.sum(tl.where(x >= v4, w, 0.0), 1)
+            m5 += tl.sum(tl.where(x >= v5, w, 0.0), 1)
+            m6 += tl.sum(tl.where(x >= v6, w, 0.0), 1)
+            m7 += tl.sum(tl.where(x >= v7, w, 0.0), 1)
+        # The highest key that reaches the goal, and the one after it.
+        r1 = tl.sum(m1, 0) >= goal
+        r2 = tl.sum(m2, 0) >= goal
+        r3 = tl.sum(m3, 0) >= goal
+        r4 = tl.sum(m4, 0) >= goal
+        r5 = tl.sum(m5, 0) >= goal
+        r6 = tl.sum(m6, 0) >= goal
+        r7 = tl.sum(m7, 0) >= goal
+        b = tl.where(r7, b, tl.where(r6, k7, tl.where(r5, k6, tl.where(r4, k5, tl.where(r3, k4, b)))))
+        b = tl.where(r7 | r6 | r5 | r4 | r3, b, tl.where(r2, k3, tl.where(r1, k2, k1)))
+        a = tl.where(r4, k4, tl.where(r3, k3, tl.where(r2, k2, tl.where(r1, k1, a))))
+        a = tl.where(r7, k7, tl.where(r6, k6, tl.where(r5, k5, a)))
+        if sampling:
+            near_low = a
+            near_high = b
+            centre = value_of(a.to(tl.int32), SHIFT)
+            spread = b - a <= (1 << (18 - SHIFT))
+            sampling = spread == 0
+        else:
+            low = a
+            high = b
+            spread = listed < 0
     return low.to(tl.int32)
 
 
