@@ -181,7 +181,9 @@ def check_graphs(path: Path) -> None:
 
 def measure(engine: Any, cells: list[str], repeats: int) -> dict[str, Any]:
     out: dict[str, Any] = {}
-    drive(engine, uniform(1, 4, 128, 16))  # compiles
+    for i in range(3):  # compiles, captures
+        drive(engine, uniform(1 + i, 1, 128, 40))
+        drive(engine, uniform(5 + i, 8, 128, 8))
     for cell in cells:
         if cell in ("W2", "ttft"):
             runs = [drive(engine, uniform(10 + i, 1, 128, 256)) for i in range(repeats + 1)][1:]

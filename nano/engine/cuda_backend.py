@@ -6,11 +6,11 @@ import torch
 
 from nano.engine import loader
 from nano.engine.backend import Backend, Plan
-from nano.engine.cuda_runner import DEPTH, CudaRunner
+from nano.engine.cuda_runner import DEPTH, CudaRunner, limits_of
 from nano.engine.kv_memory import allocate_pool
 from nano.engine.models.qwen3 import Qwen3
 from nano.engine.ops.cuda import CudaOps
-from nano.engine.step_arrays import Limits, StepArrays
+from nano.engine.step_arrays import StepArrays
 from nano.errors import OutOfMemory
 
 GRAPHS_BYTES = 512 << 20  # for CUDA graphs, compiled kernels and the allocator's slack
@@ -19,9 +19,8 @@ LOWER = "--max_num_batched_tokens or --max_model_len, or raise --gpu_memory_util
 
 def build(plan: Plan, device: torch.device) -> Backend:
     config, layout = plan.config, plan.layout
-    limits = Limits(
-        config.max_num_batched_tokens, config.max_num_seqs, -(-plan.max_model_len // config.kvcache_block_size)
-    )
+    width = -(-plan.max_model_len // config.kvcache_block_size)
+    limits = limits_of(config.max_num_batched_tokens, config.max_num_seqs, width)
     arrays = StepArrays(limits, device, DEPTH)
     ops = CudaOps(plan.dtype, device, arrays)
     try:

@@ -22,7 +22,7 @@ from nano.engine.ops.cuda import CudaOps
 from nano.engine.runner import OPTIONAL, OnLayer
 from nano.engine.sampled import Sampled
 from nano.engine.sampling_options import SamplingOptions, StepOptions
-from nano.engine.step_arrays import StepArrays
+from nano.engine.step_arrays import Limits, StepArrays
 
 if TYPE_CHECKING:
     from nano._core.sched import Batch
@@ -33,6 +33,7 @@ DECODE_SIZES = (1, 2, 4, 8, *range(16, 257, 8), *range(272, 513, 16))
 # Steps with prompts in them are padded to a multiple of this many tokens, the smaller up to SMALL tokens; a larger
 # step that this would lengthen by more than MAX_PADDING runs without a graph.
 SMALL, SMALL_STEP, STEP = 512, 32, 256
+SEQS_STEP = 8
 MAX_PADDING = 1 / 16
 
 
@@ -49,7 +50,7 @@ class CudaRunner:
         self._graphs = Graphs(use_graphs and self._stream is not None)
         seqs = arrays.limits.seqs
         self._sampler = Sampler(seqs, model.config.vocab_size, device)
-        self._options = SamplingOptions(model.config.vocab_size, ops.dtype, device)
+        self._options = SamplingOptions(model.config.vocab_size, device)
         self._sampled = torch.zeros(seqs, dtype=torch.int32, device=device)
         pinned = self._stream is not None
         self._down = [torch.zeros(seqs, dtype=torch.int32, pin_memory=pinned) for _ in range(DEPTH)]
@@ -118,9 +119,9 @@ class CudaRunner:
             size = _decode_size(t, limits.seqs)
             return size, size
         step = SMALL_STEP if t <= SMALL else STEP
-        padded = min(-(-t // step) * step, limits.tokens)
+        padded = min(rounded(t, step), limits.tokens)
         if t > SMALL and padded - t > MAX_PADDING * t:
-            return t, s
+            return rounded(t, SMALL_STEP), s
         return padded, min(limits.seqs, padded)
 
     def _step(self, size: int) -> None:
@@ -147,6 +148,15 @@ class CudaRunner:
         )
         asked = {} if options is None else vars(options)
         self._sampler.sample(logits.tensor[:samples], params, self._sampled[:samples], **asked)
+
+
+def limits_of(max_tokens: int, max_seqs: int, width: int) -> Limits:
+    """Limits that the padded sizes fit."""
+    return Limits(rounded(max_tokens, SMALL_STEP), rounded(max_seqs, SEQS_STEP), width)
+
+
+def rounded(count: int, step: int) -> int:
+    return -(-count // step) * step
 
 
 def _decode_size(count: int, most: int) -> int:

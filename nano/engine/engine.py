@@ -137,6 +137,10 @@ class Engine:
 
     # --- steps
 
+    def has_work(self) -> bool:
+        """Is anything queued, running or under way?"""
+        return bool(self._under_way) or self.scheduler.has_work()
+
     def step(
         self,
         before: Callable[[sched.Batch], None] | None = None,

@@ -94,8 +94,8 @@ class TokenCounts:
 class SamplingOptions:
     """Not thread-safe: called in the order of the steps, on the stream that runs them."""
 
-    def __init__(self, vocab: int, dtype: torch.dtype, device: torch.device) -> None:
-        self._dtype, self._device = dtype, device
+    def __init__(self, vocab: int, device: torch.device) -> None:
+        self._device = device
         self._counts = TokenCounts(vocab, device)
 
     def upload(self, batch: Batch, rows: int) -> StepOptions | None:
@@ -129,7 +129,7 @@ class SamplingOptions:
         if not ids.size:
             return None
         start = _padded(batch.bias_start.astype(np.int32), rows + 1, ids.size)
-        saved = torch.empty(ids.size, dtype=self._dtype, device=self._device)
+        saved = torch.empty(ids.size, device=self._device)
         return LogitBias(self._up(start), self._up(ids), self._up(batch.bias_values), saved)
 
     def _logprobs(self, batch: Batch, rows: int) -> Logprobs | None:

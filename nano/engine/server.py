@@ -151,7 +151,6 @@ class EngineServer:
         poll.register(self._inbox.fileno(), select.POLLIN)
         if self.endpoint is not None:
             poll.register(self.endpoint.fileno(), select.POLLIN)
-        scheduler = self.engine.scheduler
         before_step = self._prefill.before_step if self._prefill is not None else None
         on_layer = self._prefill.on_layer if self._prefill is not None else None
         idle = True
@@ -167,7 +166,7 @@ class EngineServer:
             if self._prefill is not None:
                 self._prefill.tick(now)
             idle = True
-            if scheduler.has_work() or scheduler.in_flight:
+            if self.engine.has_work():
                 committed = self.engine.step(before_step, on_layer)
                 if committed is not None:
                     idle = False

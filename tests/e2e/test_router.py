@@ -303,6 +303,22 @@ def metric(system: System, name: str) -> float:
     return next(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name + " "))
 
 
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+def test_sampling_parameters_reach_the_engine(system: System, path: str) -> None:
+    asked: dict[str, Any] = {
+        "temperature": 0.5, "top_p": 0.9, "top_k": 7, "min_p": 0.05, "repetition_penalty": 1.1,
+        "presence_penalty": -0.5, "frequency_penalty": 1.5, "seed": 11, "min_tokens": 2,
+    }  # fmt: skip
+    prompt = {"messages": HI} if path.startswith("chat") else {"prompt": "x"}
+    body = {"model": "demo", **prompt, **asked, "logit_bias": {"7": 1.5, "300": -100}, "n": 2}
+    assert system.http.post(f"/v1/{path}", json=body).status_code == 200
+    for i, request in enumerate(system.stub.requests):
+        assert request.sampling.logit_bias == {7: 1.5, 300: -100.0}
+        assert request.sampling.logprobs == -1
+        for name, value in asked.items():
+            assert getattr(request.sampling, name) == (value + i if name == "seed" else value)
+
+
 # --- log-probabilities ------------------------------------------------------------------------------------------------
 
 

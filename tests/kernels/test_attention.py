@@ -182,12 +182,13 @@ def test_decode_agrees_with_float64(shape: dict[str, int], dtype: torch.dtype) -
 @pytest.mark.parametrize("shape", SHAPES)
 def test_fused_decode_is_norm_rope_write_and_attention(shape: dict[str, int], dtype: torch.dtype) -> None:
     contexts = [1, 17, 65, 200, 2, 129]
-    fused(Case(contexts, [1] * len(contexts), dtype=dtype, padding=3, **shape), DecodeConfig(32, 1, 4, 2))
+    fused(Case(contexts, [1] * len(contexts), dtype=dtype, padding=3, **shape), DecodeConfig(32, 1, 4, 2, 0))
 
 
 @pytest.mark.parametrize("contexts", [[1], [5], [700], [1, 1, 400, 1]], ids=str)
 def test_decode_splits_whatever_the_lengths(contexts: list[int]) -> None:
-    decode(Case(contexts, [1] * len(contexts)), config=DecodeConfig(16, 1, 4, 2))
+    for least in (1, 3):
+        decode(Case(contexts, [1] * len(contexts)), config=DecodeConfig(16, 1, 4, 2, 0, least))
 
 
 def test_decode_searches_many_sequences() -> None:
@@ -214,6 +215,49 @@ def test_prefill_of_nothing_but_padding_is_zero() -> None:
 def test_prefill_searches_many_sequences() -> None:
     queries = [1 + 3 * i % 5 for i in range(30 if not CUDA else 600)]
     prefill(Case([q + 20 for q in queries], queries, head_dim=16, group=2, kv_heads=1))
+
+
+HOPPER_SHAPES = [
+    pytest.param({"block_size": 64, "group": 4, "head_dim": 128}, id="one-block-a-tile"),
+    pytest.param({"block_size": 256, "group": 7, "head_dim": 64, "layer_major": True}, id="seven-heads-a-group"),
+    pytest.param({"block_size": 128, "group": 1, "head_dim": 128, "kv_heads": 3}, id="one-head-a-group"),
+    pytest.param({"block_size": 64, "group": 16, "head_dim": 64}, id="sixteen-heads-a-group"),
+]
+
+
+@pytest.mark.skipif(not CUDA, reason="no CUDA device")
+@pytest.mark.parametrize("shape", HOPPER_SHAPES)
+def test_prefill_of_long_and_short_chunks_agrees_with_float64(shape: dict[str, int]) -> None:
+    contexts, queries = [900, 64, 65, 1, 300, 700], [900, 64, 1, 1, 65, 130]
+    prefill(Case(contexts * 4, queries * 4, dtype=HALF, padding=5, **shape))
+
+
+@pytest.mark.skipif(not CUDA, reason="no CUDA device")
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_captured_call_serves_other_lengths(chunked: bool) -> None:
+    case = Case([300, 200], [100, 200] if chunked else [1, 1], dtype=HALF, head_dim=128, block_size=64, padding=2)
+    case.build()
+    scratch = DecodeScratch(len(case.lens), case.q.shape[1], case.head_dim, DEVICE)
+
+    def call() -> None:
+        if chunked:
+            attention.prefill_attention(case.q, case.k, case.v, case.tables, case.cu, case.lens, case.out, case.scale)
+        else:
+            attention.decode_attention(case.q, case.k, case.v, case.tables, case.lens, case.out, case.scale, scratch)
+
+    call()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    case.lens[0] = 130
+    case.dense[0] = (case.dense[0][0][:130], case.dense[0][1][:130])
+    if chunked:
+        case.queries = [120, 180]
+        case.cu[1] = 120
+    for _ in range(3):
+        case.out.fill_(math.nan)
+        graph.replay()
+        case.check()
 
 
 @pytest.mark.skipif(not CUDA, reason="no CUDA device")

@@ -33,10 +33,11 @@ def _decode(
     stats,  # fp32 [programs, 2, 16, 2]: greatest score, sum
     arrivals,  # int32 [sequences, kv_heads], zero before and after
     scale, k_scale, v_scale, eps, sequences, table_stride,
-    q_sequence, q_head, k_block, k_head, k_token, v_block, v_head, v_token, out_sequence, out_head,
+    q_sequence, k_block, k_head, v_block, v_head, out_sequence,
+    q_head: tl.constexpr, k_token: tl.constexpr, v_token: tl.constexpr, out_head: tl.constexpr,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_ROWS: tl.constexpr, ROWS: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr,
-    SEARCH: tl.constexpr, PIECES: tl.constexpr, PREFETCH: tl.constexpr, FUSED: tl.constexpr, PDL: tl.constexpr,
+    SEARCH: tl.constexpr, PIECES: tl.constexpr, LEAST: tl.constexpr, PREFETCH: tl.constexpr, FUSED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """All tiles of all (sequence, KV head) in a row, shared out evenly among the programs.
 
@@ -50,7 +51,7 @@ def _decode(
         lengths = tl.load(context_lens + first + lanes, mask=inside, other=0)
         total += tl.sum(tl.where(inside, _tiles_of(lengths, TILE, FUSED), 0))
     total *= KV_HEADS
-    share = tl.cdiv(total, tl.num_programs(0))
+    share = tl.maximum(tl.cdiv(total, tl.num_programs(0)), LEAST)
     unit = program * share
     end = tl.minimum(unit + share, total)
 
@@ -192,22 +193,21 @@ def _decode(
 @dataclass(frozen=True)
 class DecodeConfig:
     """How decode attention is cut up: positions a tile, tiles in flight, warps, programs a multiprocessor,
-    and tiles that each asks for before it waits for the kernel before it."""
+    tiles that each asks for before it waits for the kernel before it, and the least tiles of a program."""
 
     tile: int
     stages: int
     warps: int
     programs: int
-    prefetch: int = 0
+    prefetch: int
+    least: int = 1
 
 
 def decode_config(sequences: int, head_dim: int, element_size: int) -> DecodeConfig:
     """Measured on an H100; `element_size` is the cache's, in bytes."""
     if element_size == 4:
-        return DecodeConfig(tile=32, stages=2, warps=4, programs=2)
-    if sequences <= 8:
-        return DecodeConfig(tile=64, stages=3, warps=4, programs=1)
-    return DecodeConfig(tile=64, stages=3, warps=4, programs=2)
+        return DecodeConfig(tile=32, stages=2, warps=4, programs=2, prefetch=2)
+    return DecodeConfig(tile=64, stages=5, warps=4, programs=2, prefetch=2)
 
 
 class DecodeScratch:
@@ -254,11 +254,11 @@ def _launch(
         q, q_norm, k_norm, rope_table, k, v, tables, context_lens, out,
         scratch.partials, scratch.stats, scratch.arrivals,
         scale * k_scale * LOG2E, k_scale, v_scale, eps, sequences, tables.stride(0),
-        q.stride(0), q.stride(1), k.stride(0), k.stride(1), k.stride(2), v.stride(0), v.stride(1), v.stride(2),
-        out.stride(0), out.stride(1),
+        q.stride(0), k.stride(0), k.stride(1), v.stride(0), v.stride(1), out.stride(0),
+        q.stride(1), k.stride(2), v.stride(2), out.stride(1),
         KV_HEADS=kv_heads, GROUP=group, GROUP_ROWS=triton.next_power_of_2(group), ROWS=16,
         HEAD_DIM=head_dim, BLOCK_SIZE=block_size, TILE=config.tile, STAGES=config.stages,
-        SEARCH=16 if sequences <= 16 else 256, PIECES=16 if group <= 4 else 4, PREFETCH=config.prefetch,
+        SEARCH=1 if sequences <= 4 else 256, PIECES=16 if group <= 4 else 4, LEAST=config.least, PREFETCH=config.prefetch,
         FUSED=rope_table is not None, PDL=pdl, num_warps=config.warps, launch_pdl=pdl,
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ bit by bit.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,24 +16,14 @@ import triton
 import triton.language as tl
 
 from nano.engine.kernels.launch import dependent_launch
+from nano.engine.kernels.linear_tiles import TILES, Tile
 from nano.engine.kernels.prefetch import prefetch, start
+from nano.engine.kernels.quantize import new_scales as new_scales
 from nano.errors import InvalidInput
 
-MAX_ROWS = 64  # own kernels' most rows
-FUSED_ROWS = 16  # the most rows of linear_norm and linear_silu
-
-
-@dataclass(frozen=True)
-class Tile:
-    """How a product is cut: `rows` weight rows by `depth` columns at a time, K in `parts`, `ahead` bytes prefetched."""
-
-    rows: int
-    depth: int
-    parts: int = 1
-    warps: int = 4
-    stages: int = 4
-    ahead: int = 1024
-    vector: bool = False  # one activation row on plain lanes, without tensor cores
+MAX_ROWS = 32  # the most rows for which the fp8 kernels take activations that are not quantised yet
+OWN_ROWS = 64  # the own kernels' most rows
+FUSED_ROWS = 16  # the most rows of linear_norm
 
 
 @triton.jit
@@ -82,7 +72,7 @@ def _rows_kernel(
     counters,  # [tiles]
     M, N, K, x_stride, out_stride, scale_row, scale_column, parts, ahead,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr, FP8: tl.constexpr, NORM: tl.constexpr,
-    SILU: tl.constexpr, PDL: tl.constexpr, PRECISION: tl.constexpr,
+    SILU: tl.constexpr, WIDE: tl.constexpr, PDL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     tile, part, tiles = tl.program_id(0), tl.program_id(1), tl.num_programs(0)
     n = tile * BN + tl.arange(0, BN)
@@ -114,7 +104,14 @@ def _rows_kernel(
         )
         if NORM:
             squares += tl.sum(square, axis=0)
-        if FP8:
+        if WIDE:
+            wide = piece.to(tl.float32) * 256.0
+            if x.dtype.element_ty == weight.dtype.element_ty:
+                wide *= tl.load(x_scales + m[None, :] * scale_row + (k // 128)[:, None] * scale_column,
+                                mask=(m < M)[None, :] & (k < K)[:, None], other=0.0)  # fmt: skip
+            scale = tl.load(scale_at + k // 128, mask=k < K, other=0.0)
+            acc = tl.dot(w.to(tl.float16), (wide * scale[:, None]).to(tl.float16), acc)
+        elif FP8:
             group = at // 128
             scale = tl.load(scale_at + group)
             if piece.dtype == w.dtype:
@@ -131,10 +128,17 @@ def _rows_kernel(
                 u = tl.load(weight + row[:, None] + k[None, :] + N.to(tl.int64) * K, eviction_policy="evict_first")
             else:
                 u = tl.load(weight + row[:, None] + k[None, :] + N.to(tl.int64) * K, mask=(k < K)[None, :], other=0.0)
-            if FP8:
+            if WIDE:
+                scale = tl.load(scale_at + N // 128 * groups + k // 128, mask=k < K, other=0.0)
+                acc_up = tl.dot(u.to(tl.float16), (wide * scale[:, None]).to(tl.float16), acc_up)
+            elif FP8:
                 acc_up += tl.dot(u, piece) * (tl.load(scale_at + N // 128 * groups + group) * x_scale)[None, :]
             else:
                 acc_up = tl.dot(u, piece, acc_up, input_precision=PRECISION)
+    if WIDE:
+        acc *= 1.0 / 256.0
+        if SILU:
+            acc_up *= 1.0 / 256.0
     if NORM:
         inverse = tl.rsqrt(squares / K + eps)[None, :]
         acc *= inverse
@@ -250,12 +254,18 @@ def _power(value: int) -> int:
     return 1 << (value - 1).bit_length()
 
 
-def choose(rows: int, n: int, k: int, fp8: bool, silu: bool = False) -> Tile:
-    """The tile for a product of `rows` activations and an [n, k] weight."""
+def choose(rows: int, n: int, k: int, fp8: bool, silu: bool = False) -> Tile | None:
+    """How `rows` activations and an [n, k] weight (with silu [2n, k]) are multiplied; None: by cuBLAS."""
+    measured = TILES.get((n, k, fp8), {})
+    least = next((most for most in measured if rows <= most), None)
+    if least is not None and not silu:
+        return measured[least]
+    if rows == 1:
+        return Tile(4, 1024, stages=1, vector=True)
     height = 64
     while height > 16 and -(-n // height) < 128:
         height //= 2
-    return Tile(height, 128, stages=4)
+    return Tile(height, 128)
 
 
 def _launch(
@@ -277,11 +287,12 @@ def _launch(
     tiles = -(-n // tile.rows)
     flags: dict[str, Any] = {"EVEN": k % tile.depth == 0, "FP8": fp8, "NORM": norm is not None, "SILU": silu}
     pdl = dependent_launch(x.device)
+    ahead = 0 if k * weight.element_size() % 16 else tile.ahead  # what is prefetched begins at a multiple of 16 bytes
     flags |= {"num_warps": tile.warps, "PDL": pdl, "launch_pdl": pdl}
     if tile.vector:
         _vector_kernel[(tiles,)](
             x, x_scales, delta, norm, residual, eps, weight, weight_scales, out, n, k,
-            0 if x_scales is None else x_scales.stride(1), tile.ahead, BN=tile.rows, BK=tile.depth,
+            0 if x_scales is None else x_scales.stride(1), ahead, BN=tile.rows, BK=tile.depth,
             STAGES=tile.stages, **flags,
         )  # fmt: skip
         return
@@ -292,8 +303,8 @@ def _launch(
     scale_strides = (0, 0) if x_scales is None else x_scales.stride()
     _rows_kernel[(tiles, tile.parts)](
         x, x_scales, delta, norm, residual, eps, weight, weight_scales, out, partial, counters,
-        rows, n, k, x.stride(0), out.stride(0), *scale_strides, tile.parts, tile.ahead,
-        BM=block, BN=tile.rows, BK=tile.depth, num_stages=tile.stages,
+        rows, n, k, x.stride(0), out.stride(0), *scale_strides, tile.parts, ahead,
+        WIDE=fp8 and tile.wide, BM=block, BN=tile.rows, BK=tile.depth, num_stages=tile.stages,
         PRECISION="ieee" if x.dtype == torch.float32 else "tf32", **flags,
     )  # fmt: skip
 
@@ -311,10 +322,12 @@ def linear(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, tile: Tile 
     """out [M, N] = x [M, K] @ weight [N, K].T, accumulated in fp32; `tile` forces an own kernel."""
     _check("linear", x, weight, out)
     rows = x.shape[0]
-    if tile is None and (x.dtype == torch.float32 or rows > MAX_ROWS):
+    if tile is None and x.dtype != torch.float32 and rows <= OWN_ROWS:
+        tile = choose(rows, weight.shape[0], weight.shape[1], fp8=False)
+    if tile is None:
         torch.mm(x, weight.T, out=out)
-        return
-    _launch(tile or choose(rows, weight.shape[0], weight.shape[1], fp8=False), x, weight, out)
+    else:
+        _launch(tile, x, weight, out)
 
 
 def linear_fp8(
@@ -327,18 +340,21 @@ def linear_fp8(
 ) -> None:
     """out bf16 [M, N] = x fp8 [M, K] @ weight fp8 [N, K].T with x_scales [M, K/128] and weight_scales [N/128, K/128].
 
-    Up to 64 rows x may be bf16 with x_scales None: it is quantised on the way.
+    Up to MAX_ROWS rows x may be bf16 with x_scales None: it is quantised on the way. For more rows, x_scales' strides
+    are best (1, M), as `new_scales` makes them.
     """
     _check("linear_fp8", x, weight, out)
     rows = x.shape[0]
-    if tile is None and rows > MAX_ROWS:
-        if x_scales is None:
-            raise InvalidInput(
-                f"linear_fp8: more than {MAX_ROWS} rows are to be quantised first, got {rows} rows of bf16"
-            )
-        torch._scaled_mm(x, weight.T, scale_a=x_scales, scale_b=weight_scales.T, out_dtype=out.dtype, out=out)
+    if tile is None and rows <= MAX_ROWS:
+        tile = choose(rows, weight.shape[0], weight.shape[1], fp8=True)
+    if tile is not None:
+        _launch(tile, x, weight, out, x_scales, weight_scales)
         return
-    _launch(tile or choose(rows, weight.shape[0], weight.shape[1], fp8=True), x, weight, out, x_scales, weight_scales)
+    if x_scales is None:
+        raise InvalidInput(f"linear_fp8: more than {MAX_ROWS} rows are to be quantised first, got {rows} rows of bf16")
+    if x_scales.stride() != (1, rows):
+        x_scales = x_scales.T.contiguous().T
+    torch._scaled_mm(x, weight.T, scale_a=x_scales, scale_b=weight_scales.T, out_dtype=out.dtype, out=out)
 
 
 def linear_norm(
@@ -363,7 +379,8 @@ def linear_norm(
     if rows > FUSED_ROWS or residual_out.data_ptr() == residual.data_ptr():
         raise InvalidInput(f"linear_norm: expected at most {FUSED_ROWS} rows and two residual buffers, got {rows} rows")
     n = weight.shape[0] // (2 if silu else 1)
-    tile = tile or choose(rows, n, k, fp8=weight_scales is not None, silu=silu)
+    tile = tile or choose(rows, n, k, fp8=weight_scales is not None, silu=silu) or Tile(64, 128)
+    tile = replace(tile, parts=1)  # a part of K does not know the rows' RMS
     _launch(tile, residual, weight, out, None, weight_scales, delta, norm, residual_out, eps, silu)
 
 
@@ -378,5 +395,5 @@ def linear_silu(
     """out [M, N] = silu(x @ gate.T) * (x @ up.T), weight [2N, K] (gate | up), for up to 64 rows, in one kernel."""
     _check("linear_silu", x, weight, out, True)
     rows, k = x.shape
-    tile = tile or choose(rows, weight.shape[0] // 2, k, fp8=weight_scales is not None, silu=True)
+    tile = tile or choose(rows, weight.shape[0] // 2, k, fp8=weight_scales is not None, silu=True) or Tile(64, 128)
     _launch(tile, x, weight, out, x_scales, weight_scales, silu=True)

@@ -16,7 +16,7 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from nano.engine.kernels.launch import dependent_launch
-from nano.engine.kernels.prefetch import start
+from nano.engine.kernels.prefetch import prefetch, start
 from nano.engine.kernels.quantize import FP8, GROUP, new_scales, quantize
 from nano.errors import InvalidInput
 
@@ -29,28 +29,27 @@ def _route_kernel(
     weights,  # [T, TOP_K]
     ids,  # [T, TOP_K]
     experts, stride,
-    TOP_K: tl.constexpr, SLOTS: tl.constexpr, EXPERTS: tl.constexpr, NORMALIZE: tl.constexpr, PDL: tl.constexpr,
+    TOP_K: tl.constexpr, EXPERTS: tl.constexpr, NORMALIZE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0)
     expert = tl.arange(0, EXPERTS)
-    slot = tl.arange(0, SLOTS)
     start(PDL)
     values = tl.load(logits + token.to(tl.int64) * stride + expert, mask=expert < experts, other=float("-inf"))
     values = values.to(tl.float32)
     shares = tl.exp(values - tl.max(values, axis=0))
-    shares = tl.where(expert < experts, shares / tl.sum(shares, axis=0), -1.0)
-    chosen = tl.zeros([SLOTS], tl.float32)
-    names = tl.zeros([SLOTS], tl.int32)
-    for i in tl.static_range(TOP_K):
-        best = tl.max(shares, axis=0)
-        name = tl.minimum(tl.argmax(shares, axis=0), experts - 1)
-        chosen = tl.where(slot == i, best, chosen)
-        names = tl.where(slot == i, name, names)
-        shares = tl.where(expert == name, -1.0, shares)
+    shares = shares / tl.sum(shares, axis=0)
+    shares = tl.where(shares == shares, shares, 0.0)  # rows of padding may hold NaN; their ids are to be experts still
+    shares = tl.where(expert < experts, shares, -1.0)
+    # An expert's place is the number of experts before it: one pass, where a search would take TOP_K in turn.
+    before = (shares[None, :] > shares[:, None]) | (
+        (shares[None, :] == shares[:, None]) & (expert[None, :] < expert[:, None])
+    )
+    place = tl.sum(before.to(tl.int32), axis=1)
+    chosen = (place < TOP_K) & (expert < experts)
     if NORMALIZE:
-        chosen = chosen / tl.sum(chosen, axis=0)
-    tl.store(weights + token * TOP_K + slot, chosen, mask=slot < TOP_K)
-    tl.store(ids + token * TOP_K + slot, names, mask=slot < TOP_K)
+        shares = shares / tl.sum(tl.where(chosen, shares, 0.0), axis=0)
+    tl.store(weights + token * TOP_K + place, shares, mask=chosen)
+    tl.store(ids + token * TOP_K + place, expert, mask=chosen)
 
 
 def route(router_logits: torch.Tensor, top_k: int, normalize: bool, weights: torch.Tensor, ids: torch.Tensor) -> None:
@@ -67,9 +66,8 @@ def route(router_logits: torch.Tensor, top_k: int, normalize: bool, weights: tor
     block = triton.next_power_of_2(experts)
     pdl = dependent_launch(router_logits.device)
     _route_kernel[(tokens,)](
-        router_logits, weights, ids, experts, router_logits.stride(0), TOP_K=top_k,
-        SLOTS=triton.next_power_of_2(top_k), EXPERTS=block, NORMALIZE=normalize, PDL=pdl,
-        num_warps=min(max(block // 256, 1), 4), launch_pdl=pdl,
+        router_logits, weights, ids, experts, router_logits.stride(0), TOP_K=top_k, EXPERTS=block,
+        NORMALIZE=normalize, PDL=pdl, num_warps=4, launch_pdl=pdl,
     )  # fmt: skip
 
 
@@ -115,7 +113,7 @@ def _grouped_kernel(
     out_scales,  # QUANTIZE: [pairs, N/128], any strides
     order,  # [pairs]
     offsets,  # [E + 1]
-    experts, N, K, x_stride, x_scale_row, x_scale_column, out_scale_row, out_scale_column,
+    experts, N, K, x_stride, x_scale_row, x_scale_column, out_scale_row, out_scale_column, ahead,
     TOP_K: tl.constexpr, EXPERTS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
     EVEN: tl.constexpr, FP8: tl.constexpr, GATED: tl.constexpr, QUANTIZE: tl.constexpr, TMA: tl.constexpr,
     PDL: tl.constexpr, PRECISION: tl.constexpr,
@@ -123,10 +121,11 @@ def _grouped_kernel(
     columns = tl.cdiv(N, BN)
     tile = tl.program_id(0) // columns
     column = tl.program_id(0) % columns
-    start(PDL)
+    if GATED:  # the second product's pairs were put in order two kernels ago
+        start(PDL)
     index = tl.arange(0, EXPERTS)
-    begins = tl.load(offsets + index, mask=index < experts, other=0)
-    ends = tl.load(offsets + index + 1, mask=index < experts, other=0)
+    begins = tl.load(offsets + index, mask=index < experts, other=0, cache_modifier=".cg")
+    ends = tl.load(offsets + index + 1, mask=index < experts, other=0, cache_modifier=".cg")
     tiles = tl.cdiv(ends - begins, BM)
     expert = tl.sum((tl.cumsum(tiles, axis=0) <= tile).to(tl.int32), axis=0)
     if expert >= experts:
@@ -136,11 +135,15 @@ def _grouped_kernel(
     last = tl.sum(tl.where(index == expert, ends, 0), axis=0)
     place = first + tl.arange(0, BM)
     valid = place < last
-    pair = tl.load(order + place, mask=valid, other=0)
+    pair = tl.load(order + place, mask=valid, other=0, cache_modifier=".cg")
     row = pair // TOP_K if GATED else tl.minimum(place, last - 1)
     n = column * BN + tl.arange(0, BN)
     depth = tl.arange(0, BK)
     matrix = expert * N * (2 if GATED else 1)
+    if PDL and not GATED:
+        if not TMA and ahead > 0:
+            prefetch(weight + (matrix.to(tl.int64) + tl.minimum(n, N - 1)) * K, ahead)
+        start(PDL)
     if not TMA:
         w_at = weight + (matrix.to(tl.int64) + tl.minimum(n, N - 1))[:, None] * K + depth[None, :]
     if GATED or not TMA:
@@ -264,34 +267,39 @@ def _direct_down_kernel(
     weight,  # [E, N, K]
     weight_scales,  # FP8: [E, ceil(N/128), ceil(K/128)]
     out,  # [T, N], rows stride apart
-    N, K, stride,
-    TOP_K: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr, FP8: tl.constexpr,
+    N, K, stride, ahead,
+    TOP_K: tl.constexpr, SLOTS: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr, FP8: tl.constexpr,
     STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     column, token = tl.program_id(0), tl.program_id(1)
     n = column * BN + tl.arange(0, BN)
     depth = tl.arange(0, BK)
-    start(PDL)
+    slot = tl.arange(0, SLOTS)
     groups = tl.cdiv(K, 128)
-    steps = tl.cdiv(K, BK)
-    row = tl.minimum(n, N - 1)
-    acc = tl.zeros([BN, BK], tl.float32)
-    for step in tl.range(0, steps * TOP_K, num_stages=STAGES):
-        pair = token * TOP_K + step // steps
-        k = step % steps * BK + depth
+    pair = token * TOP_K + tl.minimum(slot, TOP_K - 1)
+    expert = tl.load(ids + pair, cache_modifier=".cg").to(tl.int64)  # from before the kernel that makes x
+    row = (expert[:, None] * N + tl.minimum(n, N - 1)[None, :]) * K
+    if PDL and ahead > 0:
+        prefetch(weight + row, ahead)
+    start(PDL)
+    share = tl.where(slot < TOP_K, tl.load(shares + pair), 0.0)
+    scale_row = (expert * tl.cdiv(N, 128) + column * BN // 128) * groups
+    acc = tl.zeros([SLOTS, BN, BK], tl.float32)
+    for at in tl.range(0, K, BK, num_stages=STAGES):
+        k = at + depth
         inside = k < K
-        expert = tl.load(ids + pair).to(tl.int64)
-        w_at = weight + (expert * N + row)[:, None] * K + k[None, :]
         if EVEN:
-            w = tl.load(w_at, eviction_policy="evict_first")
+            w = tl.load(weight + row[:, :, None] + k[None, None, :], eviction_policy="evict_first")
         else:
-            w = tl.load(w_at, mask=inside[None, :], other=0.0)
-        piece = tl.load(x + pair * K + k, mask=inside, other=0.0).to(tl.float32) * tl.load(shares + pair)
+            w = tl.load(weight + row[:, :, None] + k[None, None, :], mask=inside[None, None, :], other=0.0)
+        piece = (
+            tl.load(x + pair[:, None] * K + k[None, :], mask=inside[None, :], other=0.0).to(tl.float32) * share[:, None]
+        )
         if FP8:
-            scales = weight_scales + (expert * tl.cdiv(N, 128) + column * BN // 128) * groups + k // 128
-            piece *= tl.load(scales, mask=inside, other=0.0)
-        acc += w.to(tl.float32) * piece[None, :]
-    tl.store(out + token * stride + n, tl.sum(acc, axis=1).to(out.dtype.element_ty), mask=n < N)
+            piece *= tl.load(weight_scales + scale_row[:, None] + k[None, :] // 128, mask=inside[None, :], other=0.0)
+        acc += w.to(tl.float32) * piece[:, None, :]
+    result = tl.sum(tl.sum(acc, axis=2), axis=0)
+    tl.store(out + token * stride + n, result.to(out.dtype.element_ty), mask=n < N)
 
 
 @dataclass(frozen=True)
@@ -339,10 +347,12 @@ class MoeScratch:
             self.act_scales = new_scales(pairs, intermediate, self._device)
 
 
-def choose(pairs: int, experts: int, gated: bool, fp8: bool) -> Tile:
-    """The tile for `pairs` rows spread over `experts`."""
+def choose(pairs: int, experts: int, gated: bool, dtype: torch.dtype) -> Tile:
+    """The tile for `pairs` rows spread over `experts`, weights of `dtype`."""
     mean = pairs / experts
-    if fp8:  # the act of a tile's rows is quantised by groups of 128
+    if dtype.itemsize == 4:
+        return Tile(16 if mean <= 16 else 32, 64, 32, stages=3)
+    if dtype == FP8:  # the act of a tile's rows is quantised by groups of 128
         return Tile(16 if mean <= 8 else 32 if mean <= 24 else 64, 128, 128, warps=8 if mean > 24 else 4, stages=3)
     if mean <= 8:
         return Tile(16, 64, 128)
@@ -379,12 +389,19 @@ def _grouped(
         x_in, x_scales, w_in, weight_scales, out, out_scales, scratch.order, scratch.offsets, experts, n, k,
         x.stride(0),
         *((0, 0) if x_scales is None else x_scales.stride()), *((0, 0) if out_scales is None else out_scales.stride()),
+        _ahead(weight, 512),
         TOP_K=top_k, EXPERTS=triton.next_power_of_2(experts), BM=tile.pairs, BN=tile.rows, BK=tile.depth,
         EVEN=k % tile.depth == 0, FP8=x_scales is not None, GATED=gated, QUANTIZE=out_scales is not None, TMA=tile.tma,
         PDL=pdl,
         PRECISION="ieee" if x.dtype == torch.float32 else "tf32", num_warps=tile.warps, num_stages=tile.stages,
         launch_pdl=pdl,
     )  # fmt: skip
+
+
+def _ahead(weight: torch.Tensor, most: int) -> int:
+    """Bytes to prefetch of each of the weight's rows: up to `most`; none where rows do not begin at multiples of 16."""
+    row = weight.shape[-1] * weight.element_size()
+    return 0 if row % 16 else min(row, most)
 
 
 def _direct(
@@ -409,7 +426,8 @@ def _direct(
         EVEN=hidden % up.depth == 0, STAGES=up.stages, num_warps=up.warps, **flags,
     )  # fmt: skip
     _direct_down_kernel[(-(-hidden // down.rows), tokens)](
-        act, ids, weights, w2, w2_scales, out, hidden, inner, out.stride(0), BN=down.rows, BK=down.depth,
+        act, ids, weights, w2, w2_scales, out, hidden, inner, out.stride(0), _ahead(w2, 4096),
+        SLOTS=triton.next_power_of_2(top_k), BN=down.rows, BK=down.depth,
         EVEN=inner % down.depth == 0, STAGES=down.stages, num_warps=down.warps, **flags,
     )  # fmt: skip
 
@@ -448,14 +466,16 @@ def experts(
     if pairs > len(scratch.order):
         raise InvalidInput(f"experts: the scratch holds {len(scratch.order)} pairs, got {pairs}")
     if tokens <= DIRECT_TOKENS if direct is None else direct:
-        tiles = tiles or (Tile(1, 4, 1024, 4, 1), Tile(1, 8, 512, 4, 1))
+        tiles = tiles or (Tile(1, 16, 256, 4, 2), Tile(1, 2, 256, 4, 1))
         _direct(h, weights, ids, w13, w2, out, scratch.act, w13_scales, w2_scales, tiles)
         return
     pdl = dependent_launch(h.device)
+    block = min(triton.next_power_of_2(pairs), 8192)
     _order_kernel[(count,)](
-        ids, scratch.order, scratch.offsets, pairs, BLOCK=2048, PDL=pdl, num_warps=4, launch_pdl=pdl
-    )
-    tiles = tiles or (choose(pairs, count, True, fp8), choose(pairs, count, False, fp8))
+        ids, scratch.order, scratch.offsets, pairs, BLOCK=block, PDL=pdl, num_warps=min(max(block // 512, 1), 16),
+        launch_pdl=pdl,
+    )  # fmt: skip
+    tiles = tiles or (choose(pairs, count, True, w13.dtype), choose(pairs, count, False, w2.dtype))
     act, act_scales, x, x_scales = scratch.act[:pairs], None, h, None
     if fp8:
         scratch.fp8()

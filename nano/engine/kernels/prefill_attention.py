@@ -133,7 +133,7 @@ def prefill_config(head_dim: int, element_size: int) -> PrefillConfig:
     """Measured on an H100; `element_size` is the queries', in bytes."""
     if element_size == 4:
         return PrefillConfig(rows=32, tile=32, stages=1, warps=4)
-    return PrefillConfig(rows=128, tile=64, stages=2, warps=8)
+    return PrefillConfig(rows=64, tile=64, stages=5, warps=4)
 
 
 def prefill_attention(

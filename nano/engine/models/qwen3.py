@@ -17,7 +17,6 @@ from nano.engine.ops import AttentionShape, Buffer, Ops, Target
 from nano.engine.rope import cos_sin_table
 from nano.errors import InvalidInput
 
-
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 EXPERT_PARTS = ("gate", "up", "down")
 
@@ -102,8 +101,8 @@ class Qwen3:
         first = self._fp8.setdefault(names[0], next(iter(converted)))
         if converted != {first}:
             raise InvalidInput(
-                f"quantization_config: modules_to_not_convert: expected all of {', '.join(names[:3])}… in all layers, or "
-                f"none of them; layer {layer} differs"
+                f"quantization_config: modules_to_not_convert: expected all of {', '.join(names[:3])}… in all layers, "
+                f"or none of them; layer {layer} differs"
             )
         return first
 
@@ -167,10 +166,10 @@ class Qwen3:
             if on_layer is not None:
                 on_layer(index)
             ops.attention(q, a, index, shape, n)
-            ops.linear_add(layer.o, a, n, x)
+            ops.linear_add(layer.o, a, n, x, False)
             if layer.experts is None:
                 ops.norm_gate_up(x, layer.post_norm, eps, h, layer.gate_up, self.gate_up, self.act, n)
-                ops.linear_add(layer.down, self.act, n, x)
+                ops.linear_add(layer.down, self.act, n, x, index == layers[-1])
             else:
                 ops.norm_linear(x, layer.post_norm, eps, h, layer.router, self.router_logits, n)
                 top_k, normalize = config.experts_per_token, config.norm_topk_prob

@@ -85,8 +85,8 @@ class Ops(Protocol):
         """The norm of the rows that sample: out[i] = norm(x[batch.sample_rows[i]])."""
 
     def linear(self, weight: Any, h: Any, n: int, out: Buffer) -> None: ...
-    def linear_add(self, weight: Any, h: Any, n: int, x: Buffer) -> None:
-        """The residual stream x gets the product added."""
+    def linear_add(self, weight: Any, h: Any, n: int, x: Buffer, last: bool) -> None:
+        """The residual stream x gets the product added; `last` in a pass through the layers."""
 
     def norm_linear(self, x: Buffer, norm_weight: Buffer, eps: float, h: Any, weight: Any, out: Buffer, n: int) -> None:
         """out = norm(x) @ weight; h is scratch for the norm."""

@@ -125,7 +125,7 @@ class CpuOps:
     def linear(self, weight: cpu.Linear, h: Buffer, n: int, out: Buffer) -> None:
         weight.run(h.ptr, n, h.columns, out.ptr, out.columns)
 
-    def linear_add(self, weight: cpu.Linear, h: Buffer, n: int, x: Buffer) -> None:
+    def linear_add(self, weight: cpu.Linear, h: Buffer, n: int, x: Buffer, last: bool) -> None:
         weight.run(h.ptr, n, h.columns, x.ptr, x.columns, True)
 
     def norm_linear(

@@ -30,20 +30,26 @@ class Experts:
 
 
 class Operand(Buffer):
-    """What a product reads; for fp8 weights and more than `linear.MAX_ROWS` rows, what it reads is `fp8`."""
+    """What a product reads; for fp8 weights and more than `linear.FUSED_ROWS` rows, what it reads is `fp8`."""
 
     __slots__ = ("fp8",)
 
     def __init__(self, tensor: torch.Tensor, fp8: tuple[torch.Tensor, torch.Tensor] | None) -> None:
         super().__init__(tensor)
-        self.fp8 = fp8  # values [rows, columns], scales [rows, columns / 128]
+        self.fp8 = fp8  # values [rows, columns], and room for scales, one for 128 of them
 
     def written(self, n: int, quantized: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Where n rows are written for a product with weights that are `quantized` or not; scales if that is fp8."""
-        if not quantized or n <= linear.MAX_ROWS:
+        if not quantized or n <= linear.FUSED_ROWS:
             return self.tensor[:n], None
+        return self.quantized(n)
+
+    def quantized(self, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values and scales of n rows; scales [n, columns / 128] have the strides (1, n) that cuBLAS takes."""
         assert self.fp8 is not None
-        return self.fp8[0][:n], self.fp8[1][:n]
+        values, room = self.fp8
+        groups = self.columns // GROUP
+        return values[:n], room[: groups * n].view(groups, n).T
 
 
 class Residual(Buffer):
@@ -92,7 +98,9 @@ class CudaOps:
     def operand(self, rows: int, columns: int, weight: Weight | None = None) -> Operand:
         fp8 = None
         if weight is not None and weight.scales is not None:
-            fp8 = self._empty(rows, columns, dtype=FP8), linear.new_scales(rows, columns, self.device)
+            if columns % GROUP:
+                raise InvalidInput(f"fp8: expected projections whose columns {GROUP} divides, got {columns}")
+            fp8 = self._empty(rows, columns, dtype=FP8), self._empty(rows * columns // GROUP, dtype=torch.float32)
         return Operand(self._empty(rows, columns), fp8)
 
     def vector(self, size: int) -> Buffer:
@@ -175,9 +183,15 @@ class CudaOps:
     def linear(self, weight: Weight, h: Operand, n: int, out: Buffer) -> None:
         self._product(weight, h, n, out.tensor[:n])
 
-    def linear_add(self, weight: Weight, h: Operand, n: int, x: Buffer) -> None:
-        self._product(weight, h, n, self._residual.delta[:n])
-        self._residual.pending = True
+    def linear_add(self, weight: Weight, h: Operand, n: int, x: Buffer, last: bool) -> None:
+        stream = self._residual
+        if weight.scales is None and n > linear.MAX_ROWS and not last:
+            # cuBLAS adds for nothing what the norm would else read and write once more.
+            stream_rows = x.tensor[:n]
+            torch.addmm(stream_rows, h.tensor[:n], weight.values.T, out=stream_rows)
+            return
+        self._product(weight, h, n, stream.delta[:n])
+        stream.pending = True
 
     def norm_linear(
         self, x: Buffer, norm_weight: Buffer, eps: float, h: Operand, weight: Weight, out: Buffer, n: int
@@ -203,12 +217,11 @@ class CudaOps:
     def _product(self, weight: Weight, h: Operand, n: int, out: torch.Tensor) -> None:
         if weight.scales is None:
             linear.linear(h.tensor[:n], weight.values, out)
-        elif n <= linear.MAX_ROWS:
+        elif n <= linear.FUSED_ROWS:
             linear.linear_fp8(h.tensor[:n], None, weight.values, weight.scales, out)
         else:
-            assert h.fp8 is not None
-            values, scales = h.fp8
-            linear.linear_fp8(values[:n], scales[:n], weight.values, weight.scales, out)
+            values, scales = h.quantized(n)
+            linear.linear_fp8(values, scales, weight.values, weight.scales, out)
 
     def rope_write(
         self,
