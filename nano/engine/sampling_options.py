@@ -87,8 +87,8 @@ class TokenCounts:
                 f"penalties: position {position}: expected as many tokens before it, got {len(prompt)} of the prompt "
                 f"and {len(outputs)} outputs"
             )
-        up = (to_device(tokens.astype(np.int64), self._device) for tokens in (prompt, outputs))
-        Penalties.count(*up, self.table[slot])
+        seen, made = (to_device(tokens.astype(np.int64), self._device) for tokens in (prompt, outputs))
+        Penalties.count(seen, made, self.table[slot])
 
 
 class SamplingOptions:

@@ -423,7 +423,7 @@ class Sampler:
         shift = 16 if logits.dtype == torch.bfloat16 else 0
         stride, groups = logits.stride(0), self.groups
         width = max(triton.next_power_of_2(groups), 128)
-        table = (None,) * 5
+        table: tuple[torch.Tensor | None, ...] = (None,) * 5
         if penalties is not None:
             p = penalties
             table = (p.counts, p.slots, p.repetition, p.presence, p.frequency)
