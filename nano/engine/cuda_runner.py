@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from nano.engine.device_sampling import DeviceSampling
 from nano.engine.graphs import Graphs
+from nano.engine.kernels.sampling import Sampler, SamplingArrays
 from nano.engine.kernels.tokens import resolve
 from nano.engine.models.qwen3 import Qwen3
 from nano.engine.ops.cuda import CudaOps
 from nano.engine.runner import OPTIONAL, OnLayer
-from nano.engine.sampled import Logprobs, Sampled
+from nano.engine.sampled import Sampled
+from nano.engine.sampling_options import SamplingOptions, StepOptions
 from nano.engine.step_arrays import Limits, StepArrays
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ class CudaRunner:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._graphs = Graphs(use_graphs and self._stream is not None)
         seqs = arrays.limits.seqs
-        self._sampling = DeviceSampling(arrays, model.config.vocab_size, device)
+        self._sampler = Sampler(seqs, model.config.vocab_size, device)
+        self._options = SamplingOptions(model.config.vocab_size, device)
+        self._sampled = torch.zeros(seqs, dtype=torch.int32, device=device)
         pinned = self._stream is not None
         self._down = [torch.zeros(seqs, dtype=torch.int32, pin_memory=pinned) for _ in range(DEPTH)]
         self._landed = [torch.cuda.Event() for _ in range(DEPTH)] if pinned else []
@@ -78,9 +81,8 @@ class CudaRunner:
         tokens, seqs = self._padded(batch, decode)
         samples = _decode_size(count, self._arrays.limits.seqs) if count else 0
         self._arrays.upload(batch, tokens, seqs, samples, turn)
-        plain = self._sampling.is_plain(batch)
-        logprobs: Callable[[], Logprobs | None] = _none
-        if decode and samples == tokens and on_layer is None and plain:
+        options = self._options.upload(batch, samples)
+        if decode and samples == tokens and on_layer is None and options is None:
             run(("step", tokens), lambda: self._step(tokens))
         else:
             key = (decode, tokens, seqs)
@@ -92,21 +94,21 @@ class CudaRunner:
                     layers = range(first, first + layout.group_layers)
                     run((*key, first), partial(self._forward, tokens, seqs, decode, layers))
                     on_layer(layers[-1])
-            if samples and plain:
-                run(("head", samples), lambda: self._head(samples))
+            if options is not None:  # other arrays each time: no graph
+                self._head(samples, options)
             elif samples:
-                run(("logits", samples), lambda: self._logits(samples))
-                logprobs = self._sampling.special(self._model.logits.tensor[:samples], batch)
+                run(("head", samples), lambda: self._head(samples))
         down = self._down[turn][:count]
-        down.copy_(self._sampling.sampled[:count], non_blocking=True)
-        if self._stream is None:
-            return lambda: Sampled(down.numpy(), logprobs())
-        landed = self._landed[turn]
-        landed.record()
+        down.copy_(self._sampled[:count], non_blocking=True)
+        logprobs = None if options is None else self._options.download(options, batch)
+        landed = self._landed[turn] if self._landed else None
+        if landed is not None:
+            landed.record()
 
         def sampled() -> Sampled:
-            landed.synchronize()
-            return Sampled(down.numpy(), logprobs())
+            if landed is not None:
+                landed.synchronize()
+            return Sampled(down.numpy(), None if logprobs is None else logprobs())
 
         return sampled
 
@@ -129,19 +131,23 @@ class CudaRunner:
     def _forward(self, tokens: int, seqs: int, decode: bool, layers: range | None = None) -> None:
         arrays = self._arrays
         if layers is None or layers.start == 0:
-            resolve(arrays.token_ids[:tokens], arrays.token_sources[:tokens], self._sampling.sampled)
+            resolve(arrays.token_ids[:tokens], arrays.token_sources[:tokens], self._sampled)
         self._ops.begin(seqs, decode)
         self._model.forward(tokens, None, layers)
 
-    def _head(self, samples: int) -> None:
-        self._sampling.plain(self._model.head(samples).tensor[:samples])
-
-    def _logits(self, samples: int) -> None:
-        self._model.head(samples)
-
-
-def _none() -> None:
-    return None
+    def _head(self, samples: int, options: StepOptions | None = None) -> None:
+        arrays = self._arrays
+        logits = self._model.head(samples)
+        params = SamplingArrays(
+            arrays.temperature[:samples],
+            arrays.top_p[:samples],
+            arrays.top_k[:samples],
+            arrays.min_p[:samples],
+            arrays.seeds[:samples],
+            arrays.sample_positions[:samples],
+        )
+        asked = {} if options is None else vars(options)
+        self._sampler.sample(logits.tensor[:samples], params, self._sampled[:samples], **asked)
 
 
 def limits_of(max_tokens: int, max_seqs: int, width: int) -> Limits:
