@@ -83,7 +83,9 @@ void bind_operation(py::module_& m) {
           },
           py::arg("timeout") = py::none())
       .def_property_readonly("error", [](const Transfer& self) { return error_of(self); })
-      .def("add_done_callback", [](Transfer& self, py::function fn) { add_done_callback(self, std::move(fn)); }, py::arg("fn"))
+      .def(
+          "add_done_callback", [](Transfer& self, py::function fn) { add_done_callback(self, std::move(fn)); },
+          py::arg("fn"))
       .def("__await__", [](const TransferPtr& self) { return awaited(self); });
 
   py::class_<Request>(m, "Request")
