@@ -88,15 +88,15 @@ TransferPtr Connection::post(const OpPtr& op) {
       throw text(*op, Code::kClosed, cat("region ", op->local->name, " is closed"));
     }
     op->id = next_op_++;
-    ops_.emplace(op->id, op);
     route_locked(op, finished);
+    if (!op->ended) ops_.emplace(op->id, op);
     if (op->path == &stream_) {
       if (op->bytes() <= kInlineSend && !blocked_) flush_locked(kInlineSend);
       if (dirty_.load(std::memory_order_relaxed)) core_->waker.kick();
     }
     lock.unlock();
   }
-  core_->waker.mind(op->deadline);
+  if (!transfer->ended()) core_->waker.mind(op->deadline);
   return transfer;
 }
 
