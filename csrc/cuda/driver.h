@@ -78,6 +78,7 @@ inline constexpr unsigned int kEventDisableTiming = 2;  // cheaper to record
 inline constexpr unsigned int kHostPortable = 1, kHostReadOnly = 8;
 inline constexpr unsigned int kLazyPeerAccess = 1;
 inline constexpr int kDmaBuf = 1;
+inline constexpr int kCaptureRelaxed = 2;
 inline constexpr int kGranularityRecommended = 1;
 
 // Every function of libcuda that nano calls. The second column is the name that libcuda exports.
@@ -97,6 +98,7 @@ inline constexpr int kGranularityRecommended = 1;
   X(push_context, cuCtxPushCurrent_v2, (Context))                                                                \
   X(pop_context, cuCtxPopCurrent_v2, (Context*))                                                                 \
   X(enable_peer, cuCtxEnablePeerAccess, (Context, unsigned int))                                                 \
+  X(capture_mode, cuThreadExchangeStreamCaptureMode, (int*))                                                     \
   X(memory_info, cuMemGetInfo_v2, (std::size_t*, std::size_t*))                                                  \
   X(granularity, cuMemGetAllocationGranularity, (std::size_t*, const AllocationProperties*, int))                \
   X(create, cuMemCreate, (AllocationHandle*, std::size_t, const AllocationProperties*, unsigned long long))      \
