@@ -1,0 +1,133 @@
+// Device memory between processes of one host: the destination maps the source's memory and pulls with copy engines.
+// A dead or frozen initiator can write nothing, and what it exported stays readable until it is unmapped here.
+#pragma once
+
+#include <array>
+#include <deque>
+#include <map>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "cuda/copier.h"
+#include "cuda/memory.h"
+#include "transfer/path.h"
+#include "transfer/shm_link.h"
+
+namespace nano::transfer {
+
+class CudaPath final : public Path {
+ public:
+  explicit CudaPath(PathHost& host);
+  ~CudaPath() override;
+
+  const char* name() const override { return "cuda_ipc"; }
+  bool moves_host_memory() const override { return false; }
+  void start() override;
+  bool on_frame(std::string_view body, std::vector<Fd> descriptors) override;
+  std::optional<Announcement> announce(const Region& region) override;
+  bool on_region(std::uint64_t key, std::string_view body, std::vector<Fd> descriptors) override;
+  void on_gone(std::uint64_t key) override;
+
+  bool takes(const Op& op) const override;
+  void submit(const OpPtr& op, Finished& finished) override;
+  bool advance(Finished& finished) override;
+  void abandon(Op& op) override;
+  bool reads_source_of(const Op& op) const override;
+  void attend(bool attending) override;
+  bool has_completion() const override;
+  void close() override;
+
+  bool serve() override;
+  bool arm() override;
+  void disarm() override;
+
+ private:
+  static constexpr std::uint32_t kFlights = 16;
+
+  // Memory of the peer, mapped when it is first read.
+  struct RemoteMemory {
+    cuda::Uuid owner{};
+    cuda::Share share;
+    Fd fd;
+    std::uint64_t size = 0;
+    std::map<cuda::Device, cuda::DeviceMemoryPtr> mapped;  // by the device that reads it
+  };
+  struct RemoteRegion {
+    std::uint32_t memory = 0;
+    std::uint64_t base = 0, size = 0;
+  };
+  struct Posted {
+    OpPtr op;
+    std::size_t first = 0;
+    std::uint32_t count = 0;
+  };
+  // A chunk that copy engines are moving: one that the peer posted, or one of a read of ours.
+  struct Flight {
+    Slot* slot = nullptr;  // null: a read
+    Landing landing;
+    bool inside = false;  // its gates
+    bool notify = false;
+    std::int64_t deadline = 0;
+    OpPtr op;  // of a read
+    std::size_t first = 0, count = 0;
+    Status status = Status::kOk;
+    std::uint32_t bad = 0;
+    cuda::Copier* copier = nullptr;  // null: there is nothing to wait for
+    cuda::DeviceMemoryPtr source;
+    std::shared_ptr<void> pinned;
+  };
+
+  // Our operations.
+  void open_lane();
+  bool post();
+  bool reap(Finished& finished);
+  void settle(const OpPtr& op, std::size_t first, std::size_t count, Status status, Finished& finished);
+
+  // The worker's.
+  bool take_slot();
+  bool take_read();
+  void admit(Flight& flight);
+  void launch(Flight& flight, const std::shared_ptr<RemoteMemory>& source, const Memory& target);
+  bool land();
+  void land_slot(Flight& flight);
+  void land_read(Flight& flight);
+  void leave(Flight& flight);
+  cuda::DeviceMemoryPtr open(RemoteMemory& remote, cuda::Device user);
+  cuda::Copier& copier_of(const cuda::ContextPtr& context);
+  void wake(std::atomic<std::uint32_t>& sleeps);
+
+  PathHost& host_;
+  const Fd own_bell_;  // the peer rings it to wake our worker
+  const Fd timer_;     // looks at what copy engines do while the worker sleeps
+  Fd bell_;            // the peer's
+
+  // Our operations; under the mutex.
+  std::unique_ptr<ShmLink> out_link_;
+  std::atomic<Lane*> out_{nullptr};  // null until there was an operation
+  std::deque<OpPtr> writes_;
+  std::deque<OpPtr> reads_;
+  std::atomic<bool> reading_{false};
+  std::atomic<std::uint32_t> head_{0};  // oldest slot not yet reaped
+  std::uint32_t tail_ = 0;
+  std::uint32_t pieces_head_ = 0, pieces_tail_ = 0;
+  std::array<Posted, kSlots> posted_;
+  std::unordered_set<std::uint32_t> sources_;  // memory of ours that the peer can read
+  std::unordered_map<std::uint64_t, RemoteRegion> regions_;
+  std::unordered_map<std::uint32_t, std::shared_ptr<RemoteMemory>> memories_;
+
+  // The other side's operations, and all copies; the worker alone.
+  std::unique_ptr<ShmLink> in_link_;
+  std::atomic<Lane*> in_{nullptr};
+  std::uint32_t cursor_ = 0;
+  std::array<Flight, kFlights> flights_;
+  std::uint32_t first_ = 0, last_ = 0;  // of the flights, modulo their number
+  std::map<cuda::Device, std::unique_ptr<cuda::Copier>> copiers_;
+  std::vector<cuda::Copy> copies_;
+  std::array<Piece, kShmChunkPieces> pieces_;
+  std::array<std::uint64_t, kShmChunkPieces> places_;
+  std::array<std::uint32_t, kShmChunkPieces> indices_;
+};
+
+}  // namespace nano::transfer
