@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "bind/bind.h"
+#include "bind/device_buffer.h"
 #include "transfer/copy.h"
 #include "transfer/endpoint.h"
 
@@ -76,7 +77,8 @@ struct PyRegion {
 
 TransferPtr post(Connection& peer, Opcode opcode, const PyRegion& region, const std::string& remote,
                  const py::object& local_offsets, const py::object& remote_offsets, std::int64_t length,
-                 std::uint64_t tag, const py::object& pieces, double timeout) {
+                 std::uint64_t tag, const py::object& pieces, double timeout,
+                 const std::optional<std::uintptr_t>& stream) {
   const char* const what = opcode == Opcode::kWrite ? "Peer.write" : "Peer.read";
   const Indices local = indices(local_offsets, "Peer.write/read: local offsets");
   const Indices far = indices(remote_offsets, "Peer.write/read: remote offsets");
@@ -117,6 +119,12 @@ TransferPtr post(Connection& peer, Opcode opcode, const PyRegion& region, const 
     op->pieces[i] = {static_cast<std::uint64_t>(from[i]), static_cast<std::uint64_t>(to[i]),
                      static_cast<std::uint32_t>(index), 0};
   }
+  if (stream) {
+    NANO_CHECK(source.memory->on_device(), Code::kInvalidInput, what, ": stream: region ", source.name,
+               " is host memory, which no stream orders");
+    op->after = std::make_shared<cuda::Readiness>(source.memory->device_memory()->context_ptr(),
+                                                  reinterpret_cast<cuda::Stream>(*stream));
+  }
   return peer.post(op);
 }
 
@@ -125,11 +133,19 @@ std::shared_ptr<PyRegion> register_buffer(const std::shared_ptr<Endpoint>& endpo
   void* data = nullptr;
   std::size_t bytes = 0;
   bool writable = true;
+  int device = Memory::kHost;
   std::shared_ptr<void> keep;
   if (py::isinstance<py::tuple>(buffer)) {
     const auto pair = buffer.cast<std::pair<std::uintptr_t, std::size_t>>();
     data = reinterpret_cast<void*>(pair.first);
     bytes = pair.second;
+    device = cuda::device_of(data).value_or(Memory::kHost);
+  } else if (const auto array = device_buffer(buffer, cat("Endpoint.register ", name))) {
+    data = array->data;
+    bytes = array->bytes;
+    writable = array->writable;
+    device = array->device;
+    keep = with_gil(buffer);
   } else {
     Py_buffer view;
     writable = PyObject_GetBuffer(buffer.ptr(), &view, PyBUF_WRITABLE | PyBUF_SIMPLE) == 0;
@@ -151,7 +167,7 @@ std::shared_ptr<PyRegion> register_buffer(const std::shared_ptr<Endpoint>& endpo
     });
   }
   py::gil_scoped_release release;
-  return std::make_shared<PyRegion>(endpoint, endpoint->add(data, bytes, writable, std::move(keep), name));
+  return std::make_shared<PyRegion>(endpoint, endpoint->add(data, bytes, writable, std::move(keep), name, device));
 }
 
 const char* kind_name(EventKind kind) {
@@ -277,11 +293,36 @@ void bind_transfer(py::module_ m) {
       .def_property_readonly("array",
                              [](const py::object& self) {
                                const auto& region = self.cast<const PyRegion&>().region;
+                               NANO_CHECK(!region->memory->on_device(), Code::kInvalidInput, "Region.array ",
+                                          region->name, ": it is memory of cuda:", region->memory->device(),
+                                          "; torch.as_tensor(region) and cupy.asarray(region) see it");
                                py::array_t<std::uint8_t> view(static_cast<py::ssize_t>(region->size),
                                                               reinterpret_cast<std::uint8_t*>(region->data()), self);
                                if (!region->memory->writable()) view.attr("setflags")(py::arg("write") = false);
                                return view;
                              })
+      .def_property_readonly("device",
+                             [](const PyRegion& self) {
+                               const int device = self.region->memory->device();
+                               return device == Memory::kHost ? std::string("cpu") : cat("cuda:", device);
+                             })
+      .def_property_readonly("__cuda_array_interface__",
+                             [](const PyRegion& self) {
+                               const Region& region = *self.region;
+                               if (!region.memory->on_device())
+                                 throw py::attribute_error("this Region is host memory: see array");
+                               return cuda_array_interface(reinterpret_cast<std::uintptr_t>(region.data()), region.size,
+                                                           region.memory->writable());
+                             })
+      .def("dma_buf",
+           [](const PyRegion& self) {
+             const Region& region = *self.region;
+             NANO_CHECK(region.memory->on_device(), Code::kInvalidInput, "Region.dma_buf ", region.name,
+                        ": it is host memory");
+             py::gil_scoped_release release;
+             return cuda::export_dma_buf(*region.memory->device_memory(),
+                                         reinterpret_cast<cuda::DevicePointer>(region.data()), region.size);
+           })
       .def("close", &PyRegion::close)
       .def("__enter__", [](const py::object& self) { return self; })
       .def("__exit__", [](PyRegion& self, const py::args&) { self.close(); });
@@ -295,19 +336,20 @@ void bind_transfer(py::module_ m) {
       .def(
           "write",
           [](Connection& self, const PyRegion& region, const std::string& remote, const py::object& src,
-             const py::object& dst, std::int64_t length, std::uint64_t tag, const py::object& pieces, double timeout) {
-            return post(self, Opcode::kWrite, region, remote, src, dst, length, tag, pieces, timeout);
+             const py::object& dst, std::int64_t length, std::uint64_t tag, const py::object& pieces, double timeout,
+             const std::optional<std::uintptr_t>& stream) {
+            return post(self, Opcode::kWrite, region, remote, src, dst, length, tag, pieces, timeout, stream);
           },
           py::arg("region"), py::arg("remote"), py::arg("src"), py::arg("dst"), py::arg("length"), py::arg("tag") = 0,
-          py::arg("pieces") = py::none(), py::arg("timeout") = 30.0)
+          py::arg("pieces") = py::none(), py::arg("timeout") = 30.0, py::arg("stream") = py::none())
       .def(
           "read",
           [](Connection& self, const PyRegion& region, const std::string& remote, const py::object& dst,
-             const py::object& src, std::int64_t length, double timeout) {
-            return post(self, Opcode::kRead, region, remote, dst, src, length, 0, py::none(), timeout);
+             const py::object& src, std::int64_t length, double timeout, const std::optional<std::uintptr_t>& stream) {
+            return post(self, Opcode::kRead, region, remote, dst, src, length, 0, py::none(), timeout, stream);
           },
           py::arg("region"), py::arg("remote"), py::arg("dst"), py::arg("src"), py::arg("length"),
-          py::arg("timeout") = 30.0)
+          py::arg("timeout") = 30.0, py::arg("stream") = py::none())
       .def(
           "send",
           [](Connection& self, const py::bytes& data) {
@@ -361,10 +403,11 @@ void bind_transfer(py::module_ m) {
       .def("descriptor", [](const Endpoint& self) { return py::bytes(self.descriptor()); })
       .def(
           "allocate",
-          [](const std::shared_ptr<Endpoint>& self, std::size_t nbytes, const std::string& name) {
-            return std::make_shared<PyRegion>(self, self->allocate(nbytes, name));
+          [](const std::shared_ptr<Endpoint>& self, std::size_t nbytes, const std::string& name,
+             const std::string& device) {
+            return std::make_shared<PyRegion>(self, self->allocate(nbytes, name, cuda::parse_device(device)));
           },
-          py::arg("nbytes"), py::arg("name"), py::call_guard<py::gil_scoped_release>())
+          py::arg("nbytes"), py::arg("name"), py::arg("device") = "cpu", py::call_guard<py::gil_scoped_release>())
       .def("register", &register_buffer, py::arg("buffer"), py::arg("name"))
       .def(
           "connect",

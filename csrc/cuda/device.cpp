@@ -1,7 +1,6 @@
 #include "cuda/device.h"
 
 #include <charconv>
-#include <mutex>
 #include <unordered_map>
 
 #include "base/error.h"
@@ -44,7 +43,32 @@ PrimaryContext::PrimaryContext(Device device) : device_(device) {
 }
 
 PrimaryContext::~PrimaryContext() {
-  driver().release_primary(device_);
+  const Driver& cuda = driver();
+  if (cuda.push_context(context_) == kSuccess) {
+    for (const Event event : idle_) cuda.event_destroy(event);
+    Context popped = nullptr;
+    cuda.pop_context(&popped);
+  }
+  cuda.release_primary(device_);
+}
+
+Event PrimaryContext::take_event() {
+  {
+    std::lock_guard lock(mutex_);
+    if (!idle_.empty()) {
+      const Event event = idle_.back();
+      idle_.pop_back();
+      return event;
+    }
+  }
+  Event event = nullptr;
+  NANO_DRIVER_CHECK(driver().event_create(&event, kEventDisableTiming), "cuda:", device_, ": event");
+  return event;
+}
+
+void PrimaryContext::give_event(Event event) {
+  std::lock_guard lock(mutex_);
+  idle_.push_back(event);
 }
 
 InContext::InContext(const PrimaryContext& context) : driver_(driver()) {

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "cuda/driver.h"
 
@@ -22,12 +24,18 @@ class PrimaryContext {
   Context get() const { return context_; }
   const Uuid& uuid() const { return uuid_; }
 
+  // Events, kept for the next one who asks. Called in the context.
+  Event take_event();
+  void give_event(Event event);
+
  private:
   explicit PrimaryContext(Device device);
 
   Device device_;
   Context context_ = nullptr;
   Uuid uuid_{};
+  std::mutex mutex_;
+  std::vector<Event> idle_;
 };
 
 using ContextPtr = std::shared_ptr<PrimaryContext>;

@@ -56,6 +56,7 @@ class Landing final : public Intake {
   // They will not be.
   void release();
   std::uint64_t tag() const { return tag_ ? tag_->id() : 0; }
+  const RegionPtr& region() const { return region_; }
 
  private:
   RegionPtr region_;

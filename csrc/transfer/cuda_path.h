@@ -12,6 +12,7 @@
 
 #include "cuda/copier.h"
 #include "cuda/memory.h"
+#include "transfer/alarm.h"
 #include "transfer/path.h"
 #include "transfer/shm_link.h"
 
@@ -48,14 +49,22 @@ class CudaPath final : public Path {
 
   // Memory of the peer, mapped when it is first read.
   struct RemoteMemory {
-    cuda::Uuid owner{};
+    std::uint32_t id = 0;
+    bool here = false;  // of another endpoint of this process
+    bool host = false;
+    bool readable = false;
+    cuda::Uuid owner{};  // unless host
     cuda::Share share;
     Fd fd;
     std::uint64_t size = 0;
     std::map<cuda::Device, cuda::DeviceMemoryPtr> mapped;  // by the device that reads it
+    std::shared_ptr<Memory> host_memory;
+    std::shared_ptr<void> pinned;
+
+    cuda::DevicePointer open(const cuda::ContextPtr& context);
   };
   struct RemoteRegion {
-    std::uint32_t memory = 0;
+    std::shared_ptr<RemoteMemory> memory;
     std::uint64_t base = 0, size = 0;
   };
   struct Posted {
@@ -75,8 +84,8 @@ class CudaPath final : public Path {
     Status status = Status::kOk;
     std::uint32_t bad = 0;
     cuda::Copier* copier = nullptr;  // null: there is nothing to wait for
-    cuda::DeviceMemoryPtr source;
-    std::shared_ptr<void> pinned;
+    std::shared_ptr<RemoteMemory> source;
+    std::shared_ptr<void> target;  // keeps host memory page-locked
   };
 
   // Our operations.
@@ -88,19 +97,18 @@ class CudaPath final : public Path {
   // The worker's.
   bool take_slot();
   bool take_read();
-  void admit(Flight& flight);
-  void launch(Flight& flight, const std::shared_ptr<RemoteMemory>& source, const Memory& target);
+  Status admit(Flight& flight, const Slot& slot);
+  bool launch(Flight& flight, const std::shared_ptr<RemoteMemory>& remote, const Memory& target);
   bool land();
   void land_slot(Flight& flight);
   void land_read(Flight& flight);
   void leave(Flight& flight);
-  cuda::DeviceMemoryPtr open(RemoteMemory& remote, cuda::Device user);
   cuda::Copier& copier_of(const cuda::ContextPtr& context);
   void wake(std::atomic<std::uint32_t>& sleeps);
 
   PathHost& host_;
   const Fd own_bell_;  // the peer rings it to wake our worker
-  const Fd timer_;     // looks at what copy engines do while the worker sleeps
+  Alarm alarm_;        // for looks at the copy engines
   Fd bell_;            // the peer's
 
   // Our operations; under the mutex.
@@ -115,7 +123,9 @@ class CudaPath final : public Path {
   std::array<Posted, kSlots> posted_;
   std::unordered_set<std::uint32_t> sources_;  // memory of ours that the peer can read
   std::unordered_map<std::uint64_t, RemoteRegion> regions_;
-  std::unordered_map<std::uint32_t, std::shared_ptr<RemoteMemory>> memories_;
+  std::unordered_map<std::uint32_t, std::shared_ptr<RemoteMemory>> memories_;  // the worker alone changes it
+  bool peer_on_device_ = false;     // so that our host memory is announced here as well
+  cuda::Copier* reader_ = nullptr;  // that moves our reads
 
   // The other side's operations, and all copies; the worker alone.
   std::unique_ptr<ShmLink> in_link_;

@@ -101,4 +101,14 @@ std::shared_ptr<Memory> Memory::borrow(void* data, std::size_t bytes, bool writa
   return out;
 }
 
+std::shared_ptr<Memory> Memory::of_device(cuda::DeviceMemoryPtr memory, bool writable) {
+  std::shared_ptr<Memory> out(new Memory);
+  out->data_ = reinterpret_cast<std::byte*>(memory->address());
+  out->size_ = memory->size();
+  out->writable_ = writable;
+  out->device_ = memory->device();
+  out->device_memory_ = std::move(memory);
+  return out;
+}
+
 }  // namespace nano::transfer

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "cuda/memory.h"
 #include "transfer/net.h"
 
 namespace nano::transfer {
@@ -23,6 +24,9 @@ class Memory {
   static std::shared_ptr<Memory> borrow(void* data, std::size_t bytes, bool writable, std::shared_ptr<void> keep,
                                         int device = kHost);
 
+  // Memory of a CUDA device.
+  static std::shared_ptr<Memory> of_device(cuda::DeviceMemoryPtr memory, bool writable);
+
   ~Memory();
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
@@ -33,6 +37,8 @@ class Memory {
   int device() const { return device_; }
   // The CPU must not touch it.
   bool on_device() const { return device_ != kHost; }
+  // Null for host memory.
+  const cuda::DeviceMemoryPtr& device_memory() const { return device_memory_; }
   // A process on this host can map it.
   bool shareable() const { return static_cast<bool>(fd_); }
   const Fd& fd() const { return fd_; }
@@ -50,6 +56,7 @@ class Memory {
   bool mapped_ = false;
   Fd fd_;
   std::shared_ptr<void> keep_;
+  cuda::DeviceMemoryPtr device_memory_;
 };
 
 }  // namespace nano::transfer

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/readiness.h"
 #include "transfer/gate.h"
 #include "transfer/region.h"
 #include "transfer/transfer.h"
@@ -41,6 +42,7 @@ struct Op {
   std::vector<Piece> pieces;
   std::int64_t deadline = 0;  // CLOCK_BOOTTIME ns
   TransferPtr transfer;
+  std::shared_ptr<cuda::Readiness> after;  // null: at once
 
   std::uint64_t bytes() const { return length * pieces.size(); }
 

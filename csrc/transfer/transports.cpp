@@ -5,12 +5,14 @@
 
 #include "base/error.h"
 #include "transfer/core.h"
+#include "transfer/cuda_transport.h"
 #include "transfer/shm_transport.h"
 
 namespace nano::transfer {
 namespace {
 
 constexpr std::array kKinds{
+    TransportKind{"cuda_ipc", true, &make_cuda_ipc},
     TransportKind{"shm", true, &make_shm},
     TransportKind{"tcp", false, nullptr},
 };
