@@ -13,6 +13,8 @@ using DevicePointer = std::uint64_t;
 using Context = struct CUctx_st*;
 using Stream = struct CUstream_st*;
 using Event = struct CUevent_st*;
+using Module = struct CUmod_st*;
+using Function = struct CUfunc_st*;
 using AllocationHandle = std::uint64_t;
 
 enum Result : int {
@@ -70,7 +72,8 @@ inline constexpr int kStreamOrder = 1;
 inline constexpr unsigned int kPreferOverlapWithCompute = 1;
 
 inline constexpr int kAttributeDmaBuf = 124, kAttributeGpuDirectVmm = 110, kAttributePosixFd = 103,
-                     kAttributeReadOnlyHostRegister = 113, kAttributeUnifiedAddressing = 41;
+                     kAttributeReadOnlyHostRegister = 113, kAttributeMultiprocessors = 16,
+                     kAttributeUnifiedAddressing = 41;
 inline constexpr int kPointerMemoryType = 2, kPointerOrdinal = 9, kPointerLegacyIpc = 10;
 inline constexpr unsigned int kMemoryTypeDevice = 2;
 inline constexpr unsigned int kNonBlocking = 1;         // a stream that does not wait for the default stream
@@ -119,9 +122,14 @@ inline constexpr int kGranularityRecommended = 1;
   X(host_free, cuMemFreeHost, (void*))                                                                           \
   X(host_register, cuMemHostRegister_v2, (void*, std::size_t, unsigned int))                                     \
   X(host_unregister, cuMemHostUnregister, (void*))                                                               \
-  X(stream_create, cuStreamCreate, (Stream*, unsigned int))                                                      \
+  X(priorities, cuCtxGetStreamPriorityRange, (int*, int*))                                                       \
+  X(stream_create, cuStreamCreateWithPriority, (Stream*, unsigned int, int))                                     \
+  X(module_load, cuModuleLoadData, (Module*, const void*))                                                       \
+  X(module_function, cuModuleGetFunction, (Function*, Module, const char*))                                      \
+  X(launch, cuLaunchKernel,                                                                                      \
+    (Function, unsigned int, unsigned int, unsigned int, unsigned int, unsigned int, unsigned int, unsigned int, \
+     Stream, void**, void**))                                                                                    \
   X(stream_destroy, cuStreamDestroy_v2, (Stream))                                                                \
-  X(stream_wait, cuStreamWaitEvent, (Stream, Event, unsigned int))                                               \
   X(stream_synchronize, cuStreamSynchronize, (Stream))                                                           \
   X(event_create, cuEventCreate, (Event*, unsigned int))                                                         \
   X(event_destroy, cuEventDestroy_v2, (Event))                                                                   \

@@ -51,6 +51,7 @@ static_assert(kAttributeDmaBuf == static_cast<int>(CU_DEVICE_ATTRIBUTE_DMA_BUF_S
               kAttributePosixFd == static_cast<int>(CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED) &&
               kAttributeReadOnlyHostRegister ==
                   static_cast<int>(CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED) &&
+              kAttributeMultiprocessors == static_cast<int>(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT) &&
               kAttributeUnifiedAddressing == static_cast<int>(CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING));
 static_assert(kPointerMemoryType == static_cast<int>(CU_POINTER_ATTRIBUTE_MEMORY_TYPE) &&
               kPointerOrdinal == static_cast<int>(CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL) &&

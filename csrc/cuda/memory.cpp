@@ -88,7 +88,7 @@ class Allocation final : public DeviceMemory {
     address_ = mapping_.address();
     size_ = bytes;
     Stream stream = nullptr;
-    NANO_DRIVER_CHECK(cuda.stream_create(&stream, kNonBlocking), name, ": stream");
+    NANO_DRIVER_CHECK(cuda.stream_create(&stream, kNonBlocking, 0), name, ": stream");
     const Result filled = cuda.fill(address_, 0, whole_, stream);
     const Result waited = cuda.stream_synchronize(stream);
     cuda.stream_destroy(stream);

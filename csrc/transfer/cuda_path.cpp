@@ -15,10 +15,10 @@
 namespace nano::transfer {
 namespace {
 
-constexpr std::uint64_t kChunkBytes = 8 << 20;  // of one descriptor, unless a single piece is larger
-// A full lane (kSlots, or kLanePieces in chunks of kShmChunkPieces) always holds a slot that wakes the initiator.
+constexpr std::uint64_t kChunkBytes = 64 << 20;  // of one descriptor, unless a single piece is larger
+// A full lane (kSlots, or kLanePieces in the largest chunks) always holds a slot that wakes the initiator.
 constexpr std::uint32_t kNotifyEvery = 32;
-static_assert(kNotifyEvery <= kSlots && kNotifyEvery <= kLanePieces / kShmChunkPieces);
+static_assert(kNotifyEvery <= kSlots && kNotifyEvery <= kLanePieces / cuda::kMaxPieces);
 
 // What a frame of this path says.
 enum class Note : std::uint32_t {
@@ -71,10 +71,16 @@ Fd duplicate(const Fd& fd) {
   return out;
 }
 
+// How many pieces of the operation, from op.posted on, go into one descriptor.
 std::size_t chunk_pieces(const Op& op) {
-  const std::uint64_t fit = std::max<std::uint64_t>(1, kChunkBytes / op.length);
-  return static_cast<std::size_t>(
-      std::min({fit, std::uint64_t{kShmChunkPieces}, std::uint64_t{op.pieces.size() - op.posted}}));
+  std::size_t count = 0;
+  std::uint64_t bytes = 0;
+  while (count < cuda::kMaxPieces && op.posted + count < op.pieces.size()) {
+    bytes += op.bytes_of(op.pieces[op.posted + count]);
+    if (count > 0 && bytes > kChunkBytes) break;
+    ++count;
+  }
+  return count;
 }
 
 }  // namespace
@@ -98,7 +104,7 @@ bool CudaPath::on_frame(std::string_view body, std::vector<Fd> descriptors) {
   switch (in.get<Note>()) {
     case Note::kLane: {
       if (in_link_ || descriptors.size() != 2) return false;
-      in_link_ = ShmLink::open(std::move(descriptors[0]));
+      in_link_ = Link::open(std::move(descriptors[0]));
       in_.store(&in_link_->lane(0), std::memory_order_release);
       bell_ = std::move(descriptors[1]);
       std::vector<Fd> mine;
@@ -120,7 +126,7 @@ bool CudaPath::on_frame(std::string_view body, std::vector<Fd> descriptors) {
 
 void CudaPath::open_lane() {
   if (out_link_) return;
-  out_link_ = ShmLink::create();
+  out_link_ = Link::create();
   out_.store(&out_link_->lane(0), std::memory_order_release);
   std::vector<Fd> descriptors;
   descriptors.push_back(duplicate(out_link_->fd()));
@@ -141,12 +147,14 @@ std::optional<Announcement> CudaPath::announce(const Region& region) {
     std::string why_not;
     owner = device->context().uuid();
     Announced::here().add(memory.id(), device);
+    open_lane();
     if (const auto shared = device->share(why_not)) {
       share = *shared;
       reach = share.kind == cuda::Share::Kind::kFd ? Reach::kFd : Reach::kIpc;
       if (share.fd >= 0) out.descriptors.emplace_back(share.fd);
     }
   } else if (memory.shareable() && peer_on_device_) {
+    open_lane();
     reach = Reach::kHost;
     out.descriptors.push_back(duplicate(memory.fd()));
   } else {
@@ -155,6 +163,7 @@ std::optional<Announcement> CudaPath::announce(const Region& region) {
   body.put(reach).put(memory.id()).put<std::uint64_t>(memory.size()).put<std::uint64_t>(region.base);
   body.put<std::uint64_t>(region.size).put(this_process()).put(owner).put(share.handle);
   body.put(share.size).put(share.offset);
+  announced_.insert(region.key);
   out.body = body.bytes();
   return out;
 }
@@ -200,11 +209,16 @@ bool CudaPath::on_region(std::uint64_t key, std::string_view body, std::vector<F
 void CudaPath::on_gone(std::uint64_t key) {
   const auto at = regions_.find(key);
   if (at == regions_.end()) return;
+  gone_.fetch_add(1, std::memory_order_acq_rel);
   const std::uint32_t id = at->second.memory->id;
   regions_.erase(at);
   const bool used =
       std::any_of(regions_.begin(), regions_.end(), [&](const auto& entry) { return entry.second.memory->id == id; });
   if (!used) memories_.erase(id);
+}
+
+void CudaPath::retiring(const Region& region) {
+  if (announced_.erase(region.key) != 0) out_.load()->retired.fetch_add(1, std::memory_order_seq_cst);
 }
 
 // --- our operations
@@ -218,9 +232,7 @@ bool CudaPath::takes(const Op& op) const {
   }
   if (remote == regions_.end() || !remote->second.memory->readable) return false;
   if (!local.on_device() && remote->second.memory->host) return false;
-  return std::all_of(op.pieces.begin(), op.pieces.end(), [&](const Piece& piece) {
-    return piece.remote <= remote->second.size && op.length <= remote->second.size - piece.remote;
-  });
+  return op.blocks->remote_end <= remote->second.size;
 }
 
 void CudaPath::submit(const OpPtr& op, Finished&) {
@@ -235,14 +247,15 @@ void CudaPath::submit(const OpPtr& op, Finished&) {
   }
 }
 
-void CudaPath::settle(const OpPtr& op, std::size_t first, std::size_t count, Status status, Finished& finished) {
+void CudaPath::settle(const OpPtr& op, std::size_t first, std::size_t count, Status status, std::uint32_t bad,
+                      Finished& finished) {
   if (op->path != this) return;  // it went elsewhere
   if (status == Status::kOk) {
     host_.confirm(op, count, finished);
   } else if (status == Status::kUnmapped) {
-    host_.reroute(op);  // the bytes never moved
+    host_.reroute(op);  // no byte of it moved
   } else {
-    host_.refuse(op, status, first, finished);
+    host_.refuse(op, status, first, bad, finished);
   }
 }
 
@@ -266,13 +279,13 @@ bool CudaPath::reap(Finished& finished) {
     Slot& slot = out.slots[head % kSlots];
     if (slot.state.load(std::memory_order_acquire) != SlotState::kDone) break;
     Posted& posted = posted_[head % kSlots];
-    const Status status = static_cast<Status>(slot.status);
+    const auto status = static_cast<Status>(std::min(slot.status, static_cast<std::uint32_t>(Status::kCount)));
     const std::uint32_t bad = slot.bad;
     slot.state.store(SlotState::kFree, std::memory_order_relaxed);
     pieces_head_ += posted.count;
     head_.store(head + 1, std::memory_order_relaxed);
     const OpPtr op = std::move(posted.op);
-    settle(op, posted.first + std::min(bad, posted.count - 1), posted.count, status, finished);
+    settle(op, posted.first, posted.count, status, bad, finished);
     any = true;
   }
   return any;
@@ -287,30 +300,32 @@ bool CudaPath::post() {
       writes_.pop_front();
       continue;
     }
-    const std::size_t n = chunk_pieces(*op);
+    const auto n = static_cast<std::uint32_t>(chunk_pieces(*op));
     const std::uint32_t head = head_.load(std::memory_order_relaxed);
     if (tail_ - head == kSlots || pieces_tail_ - pieces_head_ + n > kLanePieces) break;
-    for (std::size_t i = 0; i < n; ++i) {
+    for (std::uint32_t i = 0; i < n; ++i) {
       Piece piece = op->pieces[op->posted + i];
       piece.local += op->local->base;
       out.pieces[(pieces_tail_ + i) % kLanePieces] = piece;
     }
     Slot& slot = out.slots[tail_ % kSlots];
     const bool last = op->posted + n == op->pieces.size();
-    slot.flags = last || tail_ % kNotifyEvery == 0 ? kSlotNotify : 0;
+    slot.flags = (last || tail_ % kNotifyEvery == 0 ? kSlotNotify : 0) | (op->posted == 0 ? kSlotFirst : 0) |
+                 (last && op->imm ? kSlotImm : 0);
+    slot.imm = op->imm.value_or(0);
     slot.memory = op->local->memory->id();
-    slot.count = static_cast<std::uint32_t>(n);
+    slot.count = n;
     slot.first = pieces_tail_;
     slot.tag = op->tag;
     slot.region = op->remote_key;
     slot.length = op->length;
     slot.deadline = op->deadline;
-    posted_[tail_ % kSlots] = {op, op->posted, static_cast<std::uint32_t>(n)};
+    posted_[tail_ % kSlots] = {op, op->posted, n};
     // seq_cst, here and in arm(): either the sleeper sees this slot, or we see that it sleeps.
     slot.state.store(SlotState::kPosted, std::memory_order_seq_cst);
     wake(out.server_sleeps);
     ++tail_;
-    pieces_tail_ += static_cast<std::uint32_t>(n);
+    pieces_tail_ += n;
     op->posted += n;
     any = true;
   }
@@ -373,7 +388,9 @@ bool CudaPath::take_slot() {
   if (state != SlotState::kPosted && state != SlotState::kWithdrawn) return false;
   Flight& flight = flights_[last_ % kFlights];
   flight.slot = &slot;
-  flight.notify = (slot.flags & kSlotNotify) != 0;
+  flight.flags = slot.flags;
+  flight.imm = slot.imm;
+  flight.tag = slot.tag;
   flight.status = Status::kWithdrawn;
   ++last_;
   ++cursor_;
@@ -389,32 +406,34 @@ Status CudaPath::admit(Flight& flight, const Slot& slot) {
   const std::uint32_t count = slot.count, first = slot.first, memory = slot.memory;
   const std::uint64_t tag = slot.tag, region = slot.region, length = slot.length;
   flight.deadline = slot.deadline;
-  if (count == 0 || count > kShmChunkPieces || length == 0) return Status::kMalformed;
-  for (std::uint32_t i = 0; i < count; ++i) {
-    pieces_[i] = in.pieces[(first + i) % kLanePieces];
-    places_[i] = pieces_[i].remote;
-    indices_[i] = pieces_[i].index;
-  }
+  if (count == 0 || count > kMaxPieces || length == 0 || length > kMaxLength) return Status::kMalformed;
   const auto source = memories_.find(memory);
   if (source == memories_.end() || !source->second->readable) return Status::kUnmapped;
+  const std::uint64_t size = source->second->size;
   for (std::uint32_t i = 0; i < count; ++i) {
-    flight.bad = i;
-    if (pieces_[i].local > source->second->size || length > source->second->size - pieces_[i].local) {
-      return Status::kOutOfBounds;
-    }
+    const Piece piece = in.pieces[(first + i) % kLanePieces];
+    if (piece.run == 0 || piece.run > kMaxRun) return Status::kMalformed;
+    if (piece.local > size || piece.run * length > size - piece.local) return Status::kOutOfBounds;
+    runs_[i] = {piece.remote, piece.index, piece.run};
+    sources_at_[i] = piece.local;
+    flight.bad += piece.run;
   }
   flight.bad = 0;
   Landing& landing = flight.landing;
-  const Status status = landing.admit(host_.catalog(), tag, region, length, {places_.data(), count},
-                                      {indices_.data(), count}, flight.bad);
+  const Status status = landing.admit(host_.catalog(), tag, region, length, {runs_.data(), count}, flight.bad);
   if (status != Status::kOk) return status;
-  // Left when the copy engines are done, which takes milliseconds.
+  // Left when the copies are done, which takes milliseconds.
   if (!landing.enter()) return tag != 0 ? Status::kUnknownTag : Status::kUnknownRegion;
   flight.inside = true;
   copies_.clear();
   for (std::uint32_t i = 0; i < count; ++i) {
-    if (std::byte* const target = landing.target(i)) {
-      copies_.push_back({reinterpret_cast<cuda::DevicePointer>(target), pieces_[i].local, length});
+    for (std::uint64_t offset = 0; offset < landing.size(i);) {
+      const Intake::Span span = landing.span(i, offset);
+      if (span.target) {
+        copies_.push_back({reinterpret_cast<cuda::DevicePointer>(span.target), sources_at_[i] + offset,
+                           static_cast<std::size_t>(span.bytes)});
+      }
+      offset += span.bytes;
     }
   }
   return launch(flight, source->second, *landing.region()->memory) ? Status::kOk : Status::kUnmapped;
@@ -437,7 +456,7 @@ bool CudaPath::take_read() {
   const auto remote = regions_.find(op->remote_key);
   const std::size_t first = op->posted, count = chunk_pieces(*op);
   if (remote == regions_.end() || !op->local->gate.enter()) {
-    host_.refuse(op, remote == regions_.end() ? Status::kUnknownRegion : Status::kWithdrawn, first, finished);
+    host_.refuse(op, remote == regions_.end() ? Status::kUnknownRegion : Status::kWithdrawn, first, 0, finished);
     return true;
   }
   op->posted += count;
@@ -450,7 +469,7 @@ bool CudaPath::take_read() {
   for (std::size_t i = first; i < first + count; ++i) {
     const Piece& piece = op->pieces[i];
     copies_.push_back({reinterpret_cast<cuda::DevicePointer>(op->local->data() + piece.local),
-                       remote->second.base + piece.remote, op->length});
+                       remote->second.base + piece.remote, static_cast<std::size_t>(op->bytes_of(piece))});
   }
   flight.status = launch(flight, remote->second.memory, *op->local->memory) ? Status::kOk : Status::kUnmapped;
   if (flight.copier) reader_ = flight.copier;
@@ -479,7 +498,8 @@ bool CudaPath::launch(Flight& flight, const std::shared_ptr<RemoteMemory>& remot
   for (cuda::Copy& copy : copies_) copy.source += source;
   flight.source = remote;
   cuda::Copier& copier = copier_of(context);
-  copier.enqueue(copies_);
+  const bool inside = target.on_device() && !remote->host && remote->owner == context->uuid();
+  copier.enqueue(copies_, inside ? cuda::By::kKernel : cuda::By::kEngines);
   copier.mark(static_cast<std::uint32_t>(&flight - flights_.data()));
   flight.copier = &copier;
   return true;
@@ -554,23 +574,32 @@ void CudaPath::land_slot(Flight& flight) {
                       in.closed.load(std::memory_order_acquire) == 0;
   if (flight.status == Status::kOk) {
     if (counts) {
-      const std::uint64_t tag = flight.landing.tag();
-      if (flight.landing.land(flight.status, flight.bad)) host_.completed(tag);
+      if (flight.landing.land(flight.status, flight.bad)) host_.completed(flight.tag);
     } else {
       flight.status = Status::kWithdrawn;
     }
   }
   flight.landing.release();
+  if ((flight.flags & kSlotFirst) != 0) landed_all_ = true;
+  landed_all_ &= flight.status == Status::kOk;
+  if ((flight.flags & kSlotImm) != 0 && landed_all_) host_.arrived(flight.tag, flight.imm);
   flight.slot->status = static_cast<std::uint32_t>(flight.status);
   flight.slot->bad = flight.bad;
   flight.slot->state.store(SlotState::kDone, std::memory_order_seq_cst);
-  if (flight.notify) wake(in.client_sleeps);
+  if ((flight.flags & kSlotNotify) != 0) wake(in.client_sleeps);
 }
 
+// What was read counts only while the peer lets it be read.
 void CudaPath::land_read(Flight& flight) {
   Finished finished;
   std::lock_guard lock(host_.mutex());
-  settle(flight.op, flight.first, flight.count, flight.status, finished);
+  const Lane* const in = in_.load(std::memory_order_acquire);
+  if (flight.op->ended || !in || in->closed.load(std::memory_order_acquire) != 0) return;
+  if (flight.status == Status::kOk &&
+      in->retired.load(std::memory_order_acquire) != gone_.load(std::memory_order_acquire)) {
+    flight.status = Status::kUnmapped;  // a region is being closed there: the peer knows whether it was this one
+  }
+  settle(flight.op, flight.first, flight.count, flight.status, 0, finished);
 }
 
 bool CudaPath::arm() {

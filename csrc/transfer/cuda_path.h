@@ -11,10 +11,11 @@
 #include <unordered_set>
 
 #include "cuda/copier.h"
+#include "cuda/copy_pieces.h"
 #include "cuda/memory.h"
 #include "transfer/alarm.h"
+#include "transfer/lane.h"
 #include "transfer/path.h"
-#include "transfer/shm_link.h"
 
 namespace nano::transfer {
 
@@ -30,6 +31,7 @@ class CudaPath final : public Path {
   std::optional<Announcement> announce(const Region& region) override;
   bool on_region(std::uint64_t key, std::string_view body, std::vector<Fd> descriptors) override;
   void on_gone(std::uint64_t key) override;
+  void retiring(const Region& region) override;
 
   bool takes(const Op& op) const override;
   void submit(const OpPtr& op, Finished& finished) override;
@@ -46,6 +48,7 @@ class CudaPath final : public Path {
 
  private:
   static constexpr std::uint32_t kFlights = 16;
+  static constexpr std::uint32_t kMaxPieces = cuda::kMaxPieces;  // of a descriptor
 
   // Memory of the peer, mapped when it is first read.
   struct RemoteMemory {
@@ -77,7 +80,8 @@ class CudaPath final : public Path {
     Slot* slot = nullptr;  // null: a read
     Landing landing;
     bool inside = false;  // its gates
-    bool notify = false;
+    std::uint32_t flags = 0, imm = 0;
+    std::uint64_t tag = 0;
     std::int64_t deadline = 0;
     OpPtr op;  // of a read
     std::size_t first = 0, count = 0;
@@ -92,7 +96,8 @@ class CudaPath final : public Path {
   void open_lane();
   bool post();
   bool reap(Finished& finished);
-  void settle(const OpPtr& op, std::size_t first, std::size_t count, Status status, Finished& finished);
+  void settle(const OpPtr& op, std::size_t first, std::size_t count, Status status, std::uint32_t bad,
+              Finished& finished);
 
   // The worker's.
   bool take_slot();
@@ -112,7 +117,7 @@ class CudaPath final : public Path {
   Fd bell_;            // the peer's
 
   // Our operations; under the mutex.
-  std::unique_ptr<ShmLink> out_link_;
+  std::unique_ptr<Link> out_link_;
   std::atomic<Lane*> out_{nullptr};  // null until there was an operation
   std::deque<OpPtr> writes_;
   std::deque<OpPtr> reads_;
@@ -124,20 +129,22 @@ class CudaPath final : public Path {
   std::unordered_set<std::uint32_t> sources_;  // memory of ours that the peer can read
   std::unordered_map<std::uint64_t, RemoteRegion> regions_;
   std::unordered_map<std::uint32_t, std::shared_ptr<RemoteMemory>> memories_;  // the worker alone changes it
+  std::unordered_set<std::uint64_t> announced_;                                // regions of ours, by key
+  std::atomic<std::uint32_t> gone_{0};                                         // regions whose end the peer has told
   bool peer_on_device_ = false;     // so that our host memory is announced here as well
   cuda::Copier* reader_ = nullptr;  // that moves our reads
 
   // The other side's operations, and all copies; the worker alone.
-  std::unique_ptr<ShmLink> in_link_;
+  std::unique_ptr<Link> in_link_;
   std::atomic<Lane*> in_{nullptr};
   std::uint32_t cursor_ = 0;
   std::array<Flight, kFlights> flights_;
   std::uint32_t first_ = 0, last_ = 0;  // of the flights, modulo their number
   std::map<cuda::Device, std::unique_ptr<cuda::Copier>> copiers_;
   std::vector<cuda::Copy> copies_;
-  std::array<Piece, kShmChunkPieces> pieces_;
-  std::array<std::uint64_t, kShmChunkPieces> places_;
-  std::array<std::uint32_t, kShmChunkPieces> indices_;
+  bool landed_all_ = true;  // of the write whose chunks are coming
+  std::array<Tag::Run, kMaxPieces> runs_;
+  std::array<std::uint64_t, kMaxPieces> sources_at_;
 };
 
 }  // namespace nano::transfer

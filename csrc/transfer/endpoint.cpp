@@ -72,14 +72,14 @@ void Endpoint::check_open(const char* operation) const {
   NANO_CHECK(!closed(), Code::kClosed, "Endpoint ", name(), ": closed before ", operation);
 }
 
-RegionPtr Endpoint::allocate(std::size_t bytes, const std::string& name, int device) {
+RegionPtr Endpoint::allocate(std::size_t bytes, const std::string& name, bool huge_pages, int device) {
   check_open("allocate");
   NANO_CHECK(!name.empty(), Code::kInvalidInput, "Endpoint.allocate: name must not be empty");
   NANO_CHECK(!core_->catalog.find(region_key(name)), Code::kInvalidInput, "Endpoint.allocate: name ", name,
              " is taken");
   NANO_CHECK(bytes > 0, Code::kInvalidInput, "Endpoint.allocate ", name, ": nbytes must be > 0");
   auto memory = device == Memory::kHost
-                    ? Memory::allocate(bytes, name)
+                    ? Memory::allocate(bytes, name, huge_pages)
                     : Memory::of_device(cuda::allocate(device, bytes, cat("Endpoint.allocate ", name)), true);
   return open(std::make_shared<Region>(name, std::move(memory), 0, bytes));
 }
@@ -113,8 +113,8 @@ RegionPtr Endpoint::add(void* data, std::size_t bytes, bool writable, std::share
   std::shared_ptr<Memory> memory;
   std::size_t base = 0;
   for (const RegionPtr& region : core_->catalog.regions()) {
-    const bool ours = region->memory->shareable() || (device != Memory::kHost && region->memory->device() == device);
-    if (!writable || !ours) continue;
+    const Memory& whole = *region->memory;
+    if (!writable || whole.device() != device || !(whole.shareable() || whole.on_device())) continue;
     const auto offset =
         reinterpret_cast<std::uintptr_t>(begin) - reinterpret_cast<std::uintptr_t>(region->memory->data());
     if (offset > region->memory->size() || bytes > region->memory->size() - offset) continue;

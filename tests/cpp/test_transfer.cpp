@@ -56,11 +56,13 @@ OpPtr blocks(Pair& pair, Opcode opcode, std::uint64_t n, std::uint64_t length, s
   op->local = pair.src;
   op->remote_name = "kv";
   op->remote_key = region_key("kv");
-  op->length = length;
   op->deadline = boot_ns() + 30 * kSecond;
+  auto what = std::make_shared<Blocks>();
+  what->length = length;
   for (std::uint64_t i = 0; i < n; ++i) {
-    op->pieces.push_back({i * length, (n - 1 - i) * length, static_cast<std::uint32_t>(i), 0});
+    what->add(i * length, (n - 1 - i) * length, static_cast<std::uint32_t>(i), tag != 0);
   }
+  op->use(std::move(what));
   return op;
 }
 
@@ -151,7 +153,7 @@ TEST_CASE("Threads may post, wait, send and look at tags at once") {
           auto transfer = pair.peer->post(blocks(pair, Opcode::kWrite, 100, 512, tag));
           std::atomic<bool> called{false};
           transfer->add_done_callback([&](const TransferPtr&) { called = true; });
-          pair.peer->send("hello");
+          pair.peer->send("hello", boot_ns() + 30 * kSecond);
           transfer->wait(-1, 20'000);
           CHECK(pair.sink.tag(tag)->missing().empty());
           pair.sink.forget(tag);
