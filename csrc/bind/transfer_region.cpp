@@ -141,9 +141,9 @@ void bind_region(py::module_& m) {
                              [](const PyRegion& self) { return reinterpret_cast<std::uintptr_t>(self.region->data()); })
       .def_property_readonly("huge_pages", [](const PyRegion& self) { return self.region->memory->huge_pages(); })
       .def_property_readonly("device",
-                             [](const PyRegion& self) {
+                             [](const PyRegion& self) -> std::optional<int> {
                                const Memory& memory = *self.region->memory;
-                               return memory.on_device() ? cat("cuda:", memory.device()) : std::string("cpu");
+                               return memory.on_device() ? std::optional(memory.device()) : std::nullopt;
                              })
       .def_property_readonly("array",
                              [](const py::object& self) {

@@ -15,7 +15,7 @@ from cuda_peer import peer
 torch = pytest.importorskip("torch")
 
 from nano._core import counters  # noqa: E402
-from nano.errors import Closed, DeadlineExceeded, InvalidInput, PeerLost, Refused  # noqa: E402
+from nano.errors import Closed, DeadlineExceeded, InvalidInput, PeerLost, Refused, SystemFault  # noqa: E402
 from nano.transfer import Endpoint  # noqa: E402
 
 pytestmark = pytest.mark.gpu
@@ -26,7 +26,7 @@ PIECE = 48 << 10
 
 def tensor(region: Any) -> Any:
     """The region's bytes as a torch tensor, whatever memory it is."""
-    return torch.from_numpy(region.array) if region.device == "cpu" else torch.as_tensor(region, device=region.device)
+    return torch.from_numpy(region.array) if region.device is None else torch.as_tensor(region, device="cuda")
 
 
 def pattern(nbytes: int, seed: int) -> Any:
@@ -85,9 +85,10 @@ def zero(endpoint: Endpoint, state: Any) -> None:
     torch.cuda.synchronize()
 
 
-KINDS = ["device", "torch", "cupy", "host", "numpy"]
-PAIRS = [("device", "device"), ("torch", "device"), ("device", "torch"), ("cupy", "torch"), ("device", "host"),
-         ("host", "device"), ("numpy", "device"), ("device", "numpy"), ("torch", "host"), ("host", "torch")]  # fmt: skip
+PAIRS = [
+    ("device", "device"), ("torch", "device"), ("device", "torch"), ("cupy", "torch"), ("device", "host"),
+    ("host", "device"), ("numpy", "device"), ("device", "numpy"), ("torch", "host"), ("host", "torch"),
+]  # fmt: skip
 
 
 def moved(source: np.ndarray, src: np.ndarray, dst: np.ndarray) -> np.ndarray:
@@ -296,7 +297,7 @@ def test_a_frozen_destination_fails_the_writes_at_their_deadline() -> None:
 
 def test_a_device_region_is_seen_by_torch_and_cupy_and_begins_as_zeros() -> None:
     with Endpoint("a") as endpoint, endpoint.allocate((2 << 20) + 1000, "pool", device="cuda:0") as region:
-        assert region.device == "cuda:0"
+        assert region.device == 0
         assert region.nbytes == (2 << 20) + 1000
         view = torch.as_tensor(region, device="cuda")
         assert view.data_ptr() == region.address
@@ -305,7 +306,7 @@ def test_a_device_region_is_seen_by_torch_and_cupy_and_begins_as_zeros() -> None
         view[-1] = 9
         cupy = pytest.importorskip("cupy")
         assert int(cupy.asarray(region)[-1]) == 9
-        with pytest.raises(InvalidInput, match="torch.as_tensor"):
+        with pytest.raises(InvalidInput, match=r"torch\.as_tensor"):
             _ = region.array
 
 
@@ -313,8 +314,7 @@ def test_a_dma_buf_of_a_device_region_is_exported_or_refused_with_the_reason() -
     with Endpoint("a") as endpoint, endpoint.allocate(4 << 20, "pool", device="cuda") as region:
         try:
             fd = region.dma_buf()
-        except OSError as error:
-            assert "dma-buf" in str(error)
+        except SystemFault as error:
             pytest.skip(str(error))
         assert os.readlink(f"/proc/self/fd/{fd}").startswith("/dmabuf")
         os.close(fd)
@@ -326,7 +326,7 @@ def test_too_much_device_memory_is_refused_with_what_is_free() -> None:
 
 
 def test_arrays_that_are_not_contiguous_are_refused() -> None:
-    with Endpoint("a") as endpoint, pytest.raises(InvalidInput, match="expected a contiguous GPU array"):
+    with Endpoint("a") as endpoint, pytest.raises(InvalidInput, match="is not contiguous"):
         endpoint.register(torch.zeros(64, 64, device="cuda")[:, ::2], "strided")
 
 
