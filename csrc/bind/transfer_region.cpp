@@ -1,5 +1,6 @@
 // Regions, and the buffers that become one.
 #include <pybind11/numpy.h>
+#include <pybind11/stl.h>
 
 #include <utility>
 

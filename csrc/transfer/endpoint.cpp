@@ -37,19 +37,24 @@ void check(const Config& config) {
       " is not loopback: pass secret=, or insecure=True to trust the network");
 }
 
-// What others can use to reach a socket that listens on every address.
-std::string reachable(const Config& config) {
-  if (!any_transport(config.transports, false)) return {};
-  if (!config.advertise.empty()) return config.advertise;
-  if (config.host != "0.0.0.0" && config.host != "::") return config.host;
+std::string host_name() {
   std::array<char, 256> name{};
   NANO_CHECK(gethostname(name.data(), name.size() - 1) == 0, Code::kSystem, "Endpoint: this host has no name");
   return name.data();
 }
 
+// What others can use to reach a socket that listens on every address.
+std::string reachable(const Config& config) {
+  if (!any_transport(config.transports, false)) return {};
+  if (!config.advertise.empty()) return config.advertise;
+  if (config.host != "0.0.0.0" && config.host != "::") return config.host;
+  return host_name();
+}
+
 }  // namespace
 
 Endpoint::Endpoint(Config config) {
+  if (config.name.empty()) config.name = cat(host_name(), "-", getpid());
   check(config);
   core_ = std::make_shared<Core>(std::move(config));
   Fd tcp, local;
