@@ -262,12 +262,14 @@ class PrefillSide:
 
     def after_step(self, committed: Committed) -> None:
         """Sends first tokens; their source blocks stay pinned until the decode engine has them all."""
+        logprobs = self._engine.sampled.logprobs
         for row, id in enumerate(committed.ids.tolist()):
             job = self._jobs.get(id)
             if job is not None:
                 job.pinned_until = time.monotonic() + self._engine.config.transfer_lease
                 token, cached = int(committed.tokens[row]), int(committed.cached[row])
-                self._comm.reply(job.identity, wire.FirstToken(job.key, token, cached))
+                packed = None if logprobs is None else wire.pack_logprobs([logprobs.row(row)])
+                self._comm.reply(job.identity, wire.FirstToken(job.key, token, cached, packed))
 
     def close(self) -> None:
         self._connector.shutdown(wait=True, cancel_futures=True)

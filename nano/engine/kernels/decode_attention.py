@@ -1,0 +1,327 @@
+"""Attention of one query a sequence, its context shared out among programs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from triton.language.extra import cuda as tlx
+
+from nano.engine.kernels.launch import dependent_launch, processors
+from nano.engine.kernels.paging import LOG2E, MASKED_SCORE, dot, prefetch_rows, tile_rows
+from nano.engine.kernels.rope import normed_rotated_row, to_cache
+
+
+@triton.jit
+def _tiles_of(lengths, TILE: tl.constexpr, FUSED: tl.constexpr):
+    """Tiles of a sequence, at least one; FUSED: its last position is not in the cache yet."""
+    return tl.maximum(tl.cdiv(lengths - FUSED, TILE), 1)
+
+
+@triton.jit(do_not_specialize=["sequences", "table_stride"], do_not_specialize_on_alignment=["tables", "context_lens"])
+def _decode(
+    q,  # [sequences, KV_HEADS * GROUP, HEAD_DIM]; FUSED: with heads of K, then of V after them
+    q_norm, k_norm,  # FUSED: fp32 [HEAD_DIM], or null
+    rope_table,  # FUSED: fp32 [positions, HEAD_DIM]: cos | sin
+    k, v,  # [blocks, kv_heads, BLOCK_SIZE, HEAD_DIM]
+    tables,  # int32 [sequences, .]
+    context_lens,  # int32 [sequences]
+    out,  # [sequences, KV_HEADS * GROUP, HEAD_DIM]
+    partials,  # fp32 [programs, 2, 16, HEAD_DIM]
+    stats,  # fp32 [programs, 2, 16, 2]: greatest score, sum
+    arrivals,  # int32 [sequences, kv_heads], zero before and after
+    scale, k_scale, v_scale, eps, sequences, table_stride,
+    q_sequence, k_block, k_head, v_block, v_head, out_sequence,
+    q_head: tl.constexpr, k_token: tl.constexpr, v_token: tl.constexpr, out_head: tl.constexpr,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_ROWS: tl.constexpr, ROWS: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr,
+    SEARCH: tl.constexpr, PIECES: tl.constexpr, LEAST: tl.constexpr, PREFETCH: tl.constexpr, FUSED: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """All tiles of all (sequence, KV head) in a row, shared out evenly among the programs.
+
+    A (sequence, KV head) that spans several programs leaves a partial result in each; the last to arrive adds them up.
+    """
+    program = tl.program_id(0)
+    lanes = tl.arange(0, SEARCH)
+    total = 0
+    for first in range(0, sequences, SEARCH):
+        inside = first + lanes < sequences
+        lengths = tl.load(context_lens + first + lanes, mask=inside, other=0)
+        total += tl.sum(tl.where(inside, _tiles_of(lengths, TILE, FUSED), 0))
+    total *= KV_HEADS
+    share = tl.maximum(tl.cdiv(total, tl.num_programs(0)), LEAST)
+    unit = program * share
+    end = tl.minimum(unit + share, total)
+
+    # The sequence that `unit` falls into, and the first unit of it.
+    sequence = 0
+    start = 0
+    passed = 0
+    for first in range(0, sequences, SEARCH):
+        inside = first + lanes < sequences
+        lengths = tl.load(context_lens + first + lanes, mask=inside, other=0)
+        units = tl.where(inside, _tiles_of(lengths, TILE, FUSED), 0) * KV_HEADS
+        before = inside & (passed + tl.cumsum(units, 0) <= unit)
+        sequence += tl.sum(before.to(tl.int32))
+        start += tl.sum(tl.where(before, units, 0))
+        passed += tl.sum(units)
+
+    if PDL:
+        if PREFETCH > 0 and unit < end:
+            # No kernel of this step but one writes to these tiles, and that only to the last position.
+            length = tl.load(context_lens + sequence)
+            tiles = _tiles_of(length, TILE, FUSED)
+            head = (unit - start) // tiles
+            low = unit - start - head * tiles
+            table = tables + tl.cast(sequence, tl.int64) * table_stride
+            for tile in range(low, tl.minimum(tl.minimum(low + end - unit, tiles), low + PREFETCH)):
+                rows = tile_rows(k, table, tile, length, head, k_block, k_head, k_token, BLOCK_SIZE, TILE, True)
+                prefetch_rows(rows, HEAD_DIM)
+                rows = tile_rows(v, table, tile, length, head, v_block, v_head, v_token, BLOCK_SIZE, TILE, True)
+                prefetch_rows(rows, HEAD_DIM)
+        tlx.gdc_wait()
+        tlx.gdc_launch_dependents()
+
+    rows = tl.arange(0, ROWS)
+    columns = tl.arange(0, HEAD_DIM)
+    while unit < end:
+        length = tl.load(context_lens + sequence)
+        tiles = _tiles_of(length, TILE, FUSED)
+        head = (unit - start) // tiles
+        segment = start + head * tiles
+        low = unit - segment
+        high = tl.minimum(end - segment, tiles)
+
+        q_rows = (
+            q + tl.cast(sequence, tl.int64) * q_sequence + (head * GROUP + rows[:, None]) * q_head + columns[None, :]
+        )
+        query = tl.load(q_rows, mask=rows[:, None] < GROUP, other=0.0)
+        table = tables + tl.cast(sequence, tl.int64) * table_stride
+        greatest = tl.full([ROWS], MASKED_SCORE, tl.float32)
+        sums = tl.zeros([ROWS], tl.float32)
+        acc = tl.zeros([ROWS, HEAD_DIM], tl.float32)
+        if FUSED:
+            length -= 1
+            position = tl.maximum(length, 0)
+            query = normed_rotated_row(
+                query, q_rows, rows[:, None] < GROUP, q_norm, rope_table, position, eps, HEAD_DIM
+            )
+            query = query.to(q.dtype.element_ty)
+            # The program of the last tile begins with the new position, and stores it.
+            new = tl.full([1, 1], (high == tiles) & (length >= 0), tl.int1)
+            k_row = q + tl.cast(sequence, tl.int64) * q_sequence + (KV_HEADS * GROUP + head) * q_head + columns[None, :]
+            key = tl.load(k_row, mask=new, other=0.0)
+            key = normed_rotated_row(key, k_row, new, k_norm, rope_table, position, eps, HEAD_DIM)
+            key = to_cache(key, k_scale, k.dtype.element_ty)
+            value = tl.load(k_row + KV_HEADS * q_head, mask=new, other=0.0).to(tl.float32)
+            value = to_cache(value, v_scale, v.dtype.element_ty)
+            block = tl.load(table + position // BLOCK_SIZE).to(tl.int64)
+            offset = position % BLOCK_SIZE
+            tl.store(k + block * k_block + head * k_head + offset * k_token + columns[None, :], key, mask=new)
+            tl.store(v + block * v_block + head * v_head + offset * v_token + columns[None, :], value, mask=new)
+            opens = tl.full([ROWS], (high == tiles) & (length >= 0), tl.int1)
+            score = tl.sum(query.to(tl.float32) * key.to(tl.float32), 1) * scale
+            greatest = tl.where(opens, score, greatest)
+            sums = tl.where(opens, 1.0, sums)
+            acc += tl.broadcast_to(value.to(tl.float32), [ROWS, HEAD_DIM])
+        for tile in tl.range(low, high, num_stages=STAGES):
+            inside = tile * TILE + tl.arange(0, TILE) < length
+            k_rows = tile_rows(k, table, tile, length, head, k_block, k_head, k_token, BLOCK_SIZE, TILE, True)
+            keys = tl.load(k_rows[:, None] + columns[None, :], mask=inside[:, None], other=0.0)
+            v_rows = tile_rows(v, table, tile, length, head, v_block, v_head, v_token, BLOCK_SIZE, TILE, True)
+            values = tl.load(v_rows[:, None] + columns[None, :], mask=inside[:, None], other=0.0)
+            scores = dot(query, tl.trans(keys.to(query.dtype)), tl.zeros([ROWS, TILE], tl.float32))
+            scores = tl.where(inside[None, :], scores * scale, MASKED_SCORE)
+            new_greatest = tl.maximum(greatest, tl.max(scores, 1))
+            shares = tl.exp2(scores - new_greatest[:, None])
+            shrink = tl.exp2(greatest - new_greatest)
+            sums = sums * shrink + tl.sum(shares, 1)
+            acc = dot(shares.to(query.dtype), values.to(query.dtype), acc * shrink[:, None])
+            greatest = new_greatest
+
+        first_program = segment // share
+        last_program = (segment + tiles - 1) // share
+        out_base = out + tl.cast(sequence, tl.int64) * out_sequence + head * GROUP * out_head
+        if first_program == last_program:
+            result = acc * (v_scale / sums)[:, None]
+            out_rows = out_base + rows[:, None] * out_head + columns[None, :]
+            tl.store(out_rows, result.to(out.dtype.element_ty), mask=rows[:, None] < GROUP)
+        else:
+            # A program has at most one piece that opens its segment without closing it, and one that does not open it.
+            slot = program * 2 + (low == 0).to(tl.int32)
+            tl.store(
+                partials + (slot * 16 + rows[:, None]) * HEAD_DIM + columns[None, :], acc, mask=rows[:, None] < GROUP
+            )
+            tl.store(stats + (slot * 16 + rows) * 2, greatest, mask=rows < GROUP)
+            tl.store(stats + (slot * 16 + rows) * 2 + 1, sums, mask=rows < GROUP)
+            tl.debug_barrier()
+            counter = arrivals + sequence * KV_HEADS + head
+            arrived = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
+            if arrived == last_program - first_program:
+                tl.store(counter, 0)
+                group = tl.arange(0, GROUP_ROWS)
+                top = tl.full([GROUP_ROWS], MASKED_SCORE, tl.float32)
+                whole = tl.zeros([GROUP_ROWS], tl.float32)
+                result = tl.zeros([GROUP_ROWS, HEAD_DIM], tl.float32)
+                for piece in range(0, last_program - first_program + 1, PIECES):
+                    pieces = piece + tl.arange(0, PIECES)
+                    present = (pieces <= last_program - first_program)[:, None] & (group < GROUP)[None, :]
+                    slots = (first_program + pieces) * 2 + (pieces == 0).to(tl.int32)
+                    places = slots[:, None] * 16 + group[None, :]
+                    tops = tl.load(stats + places * 2, mask=present, other=MASKED_SCORE, cache_modifier=".cg")
+                    wholes = tl.load(stats + places * 2 + 1, mask=present, other=0.0, cache_modifier=".cg")
+                    piece_rows = partials + places[:, :, None] * HEAD_DIM + columns[None, None, :]
+                    parts = tl.load(piece_rows, mask=present[:, :, None], other=0.0, cache_modifier=".cg")
+                    new_top = tl.maximum(top, tl.max(tops, 0))
+                    weights = tl.exp2(tops - new_top[None, :])
+                    shrink = tl.exp2(top - new_top)
+                    whole = whole * shrink + tl.sum(wholes * weights, 0)
+                    result = result * shrink[:, None] + tl.sum(parts * weights[:, :, None], 0)
+                    top = new_top
+                result = result * (v_scale / tl.where(group < GROUP, whole, 1.0))[:, None]
+                out_rows = out_base + group[:, None] * out_head + columns[None, :]
+                tl.store(out_rows, result.to(out.dtype.element_ty), mask=group[:, None] < GROUP)
+
+        unit = segment + high
+        if unit == start + tiles * KV_HEADS:
+            start = unit
+            sequence += 1
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """How decode attention is cut up: positions a tile, tiles in flight, warps, programs a multiprocessor,
+    tiles that each asks for before it waits for the kernel before it, and the least tiles of a program."""
+
+    tile: int
+    stages: int
+    warps: int
+    programs: int
+    prefetch: int
+    least: int = 1
+
+
+def decode_config(sequences: int, head_dim: int, element_size: int) -> DecodeConfig:
+    """Measured on an H100; `element_size` is the cache's, in bytes."""
+    if element_size == 4:
+        return DecodeConfig(tile=32, stages=2, warps=4, programs=2, prefetch=2)
+    return DecodeConfig(tile=64, stages=5, warps=4, programs=2, prefetch=2)
+
+
+class DecodeScratch:
+    """What decode attention keeps between its programs. One serves every layer of one stream.
+
+    `max_seqs` and `heads` bound the sequences and query heads of a call, `head_dim` its heads' size.
+    """
+
+    MAX_PROGRAMS = 8  # a multiprocessor
+
+    def __init__(self, max_seqs: int, heads: int, head_dim: int, device: torch.device | str) -> None:
+        device = torch.empty(0, device=device).device  # with its index
+        self.device = device
+        programs = self.MAX_PROGRAMS * processors(device)
+        self.partials = torch.empty(programs, 2, 16, head_dim, dtype=torch.float32, device=device)
+        self.stats = torch.empty(programs, 2, 16, 2, dtype=torch.float32, device=device)
+        self.arrivals = torch.zeros(max_seqs * heads, dtype=torch.int32, device=device)
+
+
+def _launch(
+    q: torch.Tensor,
+    q_norm: torch.Tensor | None,
+    k_norm: torch.Tensor | None,
+    rope_table: torch.Tensor | None,
+    eps: float,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    tables: torch.Tensor,
+    context_lens: torch.Tensor,
+    out: torch.Tensor,
+    scale: float,
+    scratch: DecodeScratch,
+    k_scale: float,
+    v_scale: float,
+    config: DecodeConfig | None,
+) -> None:
+    sequences, heads, head_dim = out.shape
+    kv_heads, block_size = k.shape[1], k.shape[2]
+    group = heads // kv_heads
+    if config is None:
+        config = decode_config(sequences, head_dim, k.element_size())
+    pdl = dependent_launch(out.device)
+    _decode[(config.programs * processors(scratch.device),)](
+        q, q_norm, k_norm, rope_table, k, v, tables, context_lens, out,
+        scratch.partials, scratch.stats, scratch.arrivals,
+        scale * k_scale * LOG2E, k_scale, v_scale, eps, sequences, tables.stride(0),
+        q.stride(0), k.stride(0), k.stride(1), v.stride(0), v.stride(1), out.stride(0),
+        q.stride(1), k.stride(2), v.stride(2), out.stride(1),
+        KV_HEADS=kv_heads, GROUP=group, GROUP_ROWS=triton.next_power_of_2(group), ROWS=16,
+        HEAD_DIM=head_dim, BLOCK_SIZE=block_size, TILE=config.tile, STAGES=config.stages,
+        SEARCH=1 if sequences <= 4 else 256, PIECES=16 if group <= 4 else 4, LEAST=config.least, PREFETCH=config.prefetch,
+        FUSED=rope_table is not None, PDL=pdl, num_warps=config.warps, launch_pdl=pdl,
+    )  # fmt: skip
+
+
+def decode_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    tables: torch.Tensor,
+    context_lens: torch.Tensor,
+    out: torch.Tensor,
+    scale: float,
+    scratch: DecodeScratch,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+    config: DecodeConfig | None = None,
+) -> None:
+    """One query a sequence, at its last position.
+
+    q, out [S, H, D]; k, v [blocks, H_kv, block_size, D] (their dtype, or float8_e4m3fn times `k_scale`, `v_scale`);
+    tables int32 [S, W], context_lens int32 [S]. A sequence of context 0 gets zeros. `scale` multiplies q·k.
+    """
+    _launch(q, None, None, None, 0.0, k, v, tables, context_lens, out, scale, scratch, k_scale, v_scale, config)
+
+
+def rope_decode_attention(
+    qkv: torch.Tensor,
+    q_norm: torch.Tensor | None,
+    k_norm: torch.Tensor | None,
+    eps: float,
+    rope_table: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    tables: torch.Tensor,
+    context_lens: torch.Tensor,
+    out: torch.Tensor,
+    scale: float,
+    scratch: DecodeScratch,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+    config: DecodeConfig | None = None,
+) -> None:
+    """qk_norm_rope_write and decode_attention in one kernel: one new token a sequence, at position context - 1.
+
+    qkv [S, (H + 2 H_kv) * D]; out [S, H, D]; q_norm, k_norm fp32 [D], or None; rope_table fp32 [P, D], cosines then
+    sines. The token's K and V go to their slot of k and v; a sequence of context 0 stores nothing and gets zeros. Else
+    as decode_attention.
+    """
+    heads = qkv.view(qkv.shape[0], -1, out.shape[2])
+    _launch(
+        heads,
+        q_norm,
+        k_norm,
+        rope_table,
+        eps,
+        k,
+        v,
+        tables,
+        context_lens,
+        out,
+        scale,
+        scratch,
+        k_scale,
+        v_scale,
+        config,
+    )
