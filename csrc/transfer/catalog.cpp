@@ -100,7 +100,6 @@ Status Landing::admit(const Catalog& catalog, std::uint64_t tag, std::uint64_t r
   RegionPtr found = catalog.find(region);
   if (!found) return Status::kUnknownRegion;
   if (!found->memory->writable()) return Status::kReadOnly;
-  if (found->memory->on_device()) return Status::kOnDevice;
   for (std::size_t i = 0; i < runs.size(); ++i) {
     if (runs[i].count == 0 || runs[i].count > kMaxRun) return Status::kMalformed;
     if (!found->holds(runs[i].place, runs[i].count * length)) return Status::kOutOfBounds;

@@ -49,6 +49,7 @@ class Landing final : public Intake {
   Span span(std::uint32_t i, std::uint64_t offset) const override;
   bool enter() override;
   void leave() override;
+  const cuda::DeviceMemory* device() const override { return region_->memory->device_memory().get(); }
 
   std::uint32_t count() const { return count_; }
   // The bytes are in. True: this completed the tag.
@@ -56,6 +57,7 @@ class Landing final : public Intake {
   // They will not be.
   void release();
   std::uint64_t tag() const { return tag_ ? tag_->id() : 0; }
+  const RegionPtr& region() const { return region_; }
 
  private:
   RegionPtr region_;

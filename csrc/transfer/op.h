@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/readiness.h"
 #include "transfer/gate.h"
 #include "transfer/region.h"
 #include "transfer/transfer.h"
@@ -73,6 +74,7 @@ struct Op {
   std::optional<std::uint32_t> imm;  // told to the other side when all has landed
   std::int64_t deadline = 0;         // CLOCK_BOOTTIME ns
   TransferPtr transfer;
+  std::shared_ptr<cuda::Readiness> after;  // null: at once
 
   void use(std::shared_ptr<const Blocks> what) {
     blocks = std::move(what);
@@ -84,7 +86,7 @@ struct Op {
 
   // Progress, guarded by the connection's mutex.
   Path* path = nullptr;         // that carries it
-  const Path* avoid = nullptr;  // that gave it back
+  const Path* avoid = nullptr;  // that gave it back: it goes over the socket
   std::size_t posted = 0;       // pieces handed to a path
   std::size_t confirmed = 0;    // pieces the other side answered for
   bool ended = false;
