@@ -147,6 +147,7 @@ class Endpoint:
         spin: float = 50e-6,
         heartbeat: float = 1.0,
         silence: float = 10.0,
+        _faults: str = "",  # of tests: csrc/transfer/fault_script.h
     ) -> None: ...
     @property
     def name(self) -> str: ...

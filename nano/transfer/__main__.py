@@ -126,7 +126,7 @@ def describe_pair(peer: Peer) -> dict[str, Any]:
             "used": "yes" if name == peer.transport else "no",
             "why": why or reason_for(name, peer.transport),
         }
-        for name, why in [(peer.transport, "")]
+        for name, why in peer.transports
     ]
     return {"peer": peer.name, "transport": peer.transport, "transports": entries}
 
