@@ -108,7 +108,7 @@ FaultPath::Double* FaultPath::double_of(const Op& op) {
   return at == doubles_.end() ? nullptr : &*at;
 }
 
-OpPtr FaultPath::copy(const Op& op) const {
+OpPtr FaultPath::copy(const Op& op, FaultAction action) {
   auto out = std::make_shared<Op>();
   out->opcode = op.opcode;
   out->id = op.id;
@@ -116,16 +116,23 @@ OpPtr FaultPath::copy(const Op& op) const {
   out->local = op.local;
   out->remote_name = op.remote_name;
   out->remote_key = op.remote_key;
-  out->length = op.length;
-  out->pieces = op.pieces;
+  out->imm = op.imm;
   out->deadline = op.deadline;
   out->transfer = op.transfer;
+  auto blocks = std::make_shared<Blocks>(*op.blocks);
+  if (action == FaultAction::kCorrupt) corrupt(*out, *blocks);
+  if (action == FaultAction::kTruncate) {
+    blocks->pieces.resize(script_.draw(op.pieces.size()));
+    blocks->count = 0;
+    for (const Piece& piece : blocks->pieces) blocks->count += piece.run;
+  }
+  out->use(std::move(blocks));
   return out;
 }
 
 // Something that the destination can and must find out.
-void FaultPath::corrupt(Op& op) {
-  Piece& piece = op.pieces[script_.draw(op.pieces.size())];
+void FaultPath::corrupt(Op& op, Blocks& blocks) {
+  Piece& piece = blocks.pieces[script_.draw(blocks.pieces.size())];
   switch (script_.draw(op.tag != 0 ? 4 : 2)) {
     case 0:
       piece.remote |= std::uint64_t{1} << (40 + script_.draw(23));
@@ -168,9 +175,7 @@ void FaultPath::submit(const OpPtr& op, Finished& finished) {
     default:
       break;
   }
-  Double made{op, copy(*op), fault->action != FaultAction::kDuplicate, 0};
-  if (fault->action == FaultAction::kTruncate) made.copy->pieces.resize(script_.draw(op->pieces.size()));
-  if (fault->action == FaultAction::kCorrupt) corrupt(*made.copy);
+  Double made{op, copy(*op, fault->action), fault->action != FaultAction::kDuplicate, 0};
   if (made.copy->pieces.empty()) return;
   doubles_.push_back(made);
   inner_->submit(made.copy, finished);
@@ -196,12 +201,12 @@ void FaultPath::confirm(const OpPtr& op, std::size_t pieces, Finished& finished)
   host_.confirm(whose, pieces, finished);
 }
 
-void FaultPath::refuse(const OpPtr& op, Status status, std::size_t position, Finished& finished) {
+void FaultPath::refuse(const OpPtr& op, Status status, std::size_t first, std::size_t bad, Finished& finished) {
   if (closed_) return;
   Double* const entry = double_of(*op);
-  if (!entry || entry->copy != op) return host_.refuse(op, status, position, finished);
+  if (!entry || entry->copy != op) return host_.refuse(op, status, first, bad, finished);
   op->ended = true;
-  if (entry->replaces && !entry->op->ended) host_.refuse(OpPtr(entry->op), status, position, finished);
+  if (entry->replaces && !entry->op->ended) host_.refuse(OpPtr(entry->op), status, first, bad, finished);
 }
 
 void FaultPath::reroute(const OpPtr& op) {

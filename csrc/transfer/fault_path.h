@@ -30,6 +30,7 @@ class FaultPath final : public Path, private PathHost {
     return inner_->on_region(key, body, std::move(descriptors));
   }
   void on_gone(std::uint64_t key) override { inner_->on_gone(key); }
+  void retiring(const Region& region) override { inner_->retiring(region); }
   std::int64_t tick(std::int64_t now) override;
 
   bool takes(const Op& op) const override { return inner_->takes(op); }
@@ -71,17 +72,19 @@ class FaultPath final : public Path, private PathHost {
   void usable(Path&) override { host_.usable(*this); }
   void decline(Path&, const std::string& reason) override { host_.decline(*this, reason); }
   void confirm(const OpPtr& op, std::size_t pieces, Finished& finished) override;
-  void refuse(const OpPtr& op, Status status, std::size_t position, Finished& finished) override;
+  void refuse(const OpPtr& op, Status status, std::size_t first, std::size_t bad, Finished& finished) override;
   void reroute(const OpPtr& op) override;
   void completed(std::uint64_t tag) override { host_.completed(tag); }
+  void arrived(std::uint64_t tag, std::uint32_t imm) override { host_.arrived(tag, imm); }
+  pid_t peer_pid() const override { return host_.peer_pid(); }
   void watch(int fd) override { host_.watch(fd); }
   void kick() override { host_.kick(); }
 
   void hold(Held held);
   void release(std::int64_t now, std::optional<FaultPoint> passed, Finished& finished);
   Double* double_of(const Op& op);
-  OpPtr copy(const Op& op) const;
-  void corrupt(Op& op);
+  OpPtr copy(const Op& op, FaultAction action);
+  void corrupt(Op& op, Blocks& blocks);
   void corrupt(std::string& body);
   void cut() { host_.decline(*this, "cut by the fault script"); }
 

@@ -4,15 +4,17 @@
 #include <array>
 
 #include "base/error.h"
+#include "transfer/cma_path.h"
 #include "transfer/core.h"
 #include "transfer/fault_path.h"
-#include "transfer/shm_transport.h"
+#include "transfer/shm_path.h"
 
 namespace nano::transfer {
 namespace {
 
 constexpr std::array kKinds{
     TransportKind{"shm", true, &make_shm},
+    TransportKind{"cma", true, &make_cma},
     TransportKind{"tcp", false, nullptr},
 };
 
