@@ -55,8 +55,9 @@ class NanoNear:
             raise RuntimeError(f"{transport}: {dict(self.peer.transports)}")
 
     def prepare(self, op: str, here: Offsets, there: Offsets, length: int) -> Callable[[], None]:
-        move = self.peer.write if op == "write" else self.peer.read
-        return lambda: move(self.region, "kv", here, there, length).wait(SECONDS)
+        make = self.peer.prepare_write if op == "write" else self.peer.prepare_read
+        request = make(self.region, "kv", here, there, length, timeout=SECONDS)
+        return lambda: request.post().wait()
 
 
 class Nixl:

@@ -113,26 +113,18 @@ def run_topology(args: argparse.Namespace) -> int:
     if found.gpus and found.nics:
         rows = [(gpu.index, *(found.distances[gpu.pci][nic.name] for nic in found.nics)) for gpu in found.gpus]
         section("GPU to RDMA device", ["GPU", *(nic.name for nic in found.nics)], rows)
-    rows = [(entry["transport"], entry["used"], entry["why"]) for entry in pair["transports"]]
+    rows = [(entry["transport"], "yes" if entry["used"] else "no", entry["why"]) for entry in pair["transports"]]
     section(f"To {pair['peer']}", ["transport", "used", "why"], rows)
     return 0
 
 
 def describe_pair(peer: Peer) -> dict[str, Any]:
-    """Which transport the pair uses, and why none of the faster ones."""
-    entries = [
-        {
-            "transport": name,
-            "used": "yes" if name == peer.transport else "no",
-            "why": why or reason_for(name, peer.transport),
-        }
-        for name, why in peer.transports
-    ]
+    """Which transports the pair uses, for what, and why not the others."""
+    entries = []
+    for name, why_not in peer.transports:
+        why = why_not or ("the fastest of both sides" if name == peer.transport else "what faster ones do not reach")
+        entries.append({"transport": name, "used": not why_not, "why": why})
     return {"peer": peer.name, "transport": peer.transport, "transports": entries}
-
-
-def reason_for(name: str, used: str) -> str:
-    return "the fastest that both sides can use" if name == used else "possible, and slower"
 
 
 def run_ping(args: argparse.Namespace) -> int:

@@ -121,8 +121,8 @@ def test_a_machine_without_anything_has_an_empty_topology(tmp_path: Path) -> Non
 def test_topology_says_which_transport_a_pair_uses_and_why() -> None:
     found = json.loads(run("topology", "--json"))
     assert found["pair"]["transport"] == "shm"
-    [used] = [entry for entry in found["pair"]["transports"] if entry["used"] == "yes"]
-    assert used["transport"] == "shm"
+    assert all(entry["why"] for entry in found["pair"]["transports"])
+    assert found["pair"]["transports"][0] == {"transport": "shm", "used": True, "why": "the fastest of both sides"}
     assert "To this host" in run("topology")
     assert json.loads(run("topology", "--json", "--transports", "tcp"))["pair"]["transport"] == "tcp"
 
@@ -218,3 +218,13 @@ def test_places_do_not_overlap_and_fit_what_is_needed() -> None:
         offsets = sorted(places(n, 64, 1).tolist())
         assert all(b - a >= 64 for a, b in itertools.pairwise(offsets))
         assert offsets[-1] + 64 == needed(n, 64)
+
+
+def test_the_example_in_the_docs_runs() -> None:
+    text = (Path(__file__).parents[2] / "docs/transfer.md").read_text()
+    example = text.partition("```python\n")[2].partition("```")[0]
+    assert len(example.strip().splitlines()) <= 14
+    done = subprocess.run(
+        [sys.executable, "-c", example], capture_output=True, text=True, timeout=60, check=False, env=ENVIRONMENT
+    )
+    assert done.returncode == 0, done.stderr
