@@ -174,7 +174,11 @@ class SlimeNear(Slime):
         def once() -> None:
             if (status := move(blocks).wait()) != 0:
                 raise RuntimeError(f"DLSlime: {op} returned {status}")
+            # A write ends before its bytes are there: a read behind it of the last byte waits for them.
+            if op == "write" and (status := self.endpoint.read([last]).wait()) != 0:
+                raise RuntimeError(f"DLSlime: the read behind a write returned {status}")
 
+        last = (self.handle, self.remote, int(there[-1]) + length - 1, int(here[-1]) + length - 1, 1)
         return once
 
 
