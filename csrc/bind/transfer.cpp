@@ -29,25 +29,26 @@ Indices::Indices(const py::object& value, const char* what) {
     if (single_ == -1 && PyErr_Occurred()) throw py::error_already_set();
     return;
   }
-  held_ = py::array::ensure(value);
-  if (!held_) {
+  auto array = py::array::ensure(value);
+  if (!array) {
     PyErr_Clear();
     NANO_CHECK(false, Code::kInvalidInput, what, ": expected integers");
   }
-  const py::dtype type = held_.dtype();
-  NANO_CHECK(held_.ndim() <= 1, Code::kInvalidInput, what, ": expected one dimension, got ", held_.ndim());
-  NANO_CHECK(type.kind() == 'i' || type.kind() == 'u' || held_.size() == 0, Code::kInvalidInput, what,
+  const py::dtype type = array.dtype();
+  NANO_CHECK(array.ndim() <= 1, Code::kInvalidInput, what, ": expected one dimension, got ", array.ndim());
+  NANO_CHECK(type.kind() == 'i' || type.kind() == 'u' || array.size() == 0, Code::kInvalidInput, what,
              ": expected integers, got dtype ", std::string(py::str(type)));
-  size_ = static_cast<std::size_t>(held_.size());
-  const bool plain = type.kind() == 'i' && (held_.flags() & py::array::c_style) != 0 && type.byteorder() != '>';
+  size_ = static_cast<std::size_t>(array.size());
+  const bool plain = type.kind() == 'i' && (array.flags() & py::array::c_style) != 0 && type.byteorder() != '>';
   if (plain && type.itemsize() == 4) {
-    narrow_ = static_cast<const std::int32_t*>(held_.data());
-    return;
+    narrow_ = static_cast<const std::int32_t*>(array.data());
+  } else {
+    if (!plain || type.itemsize() != 8) {
+      array = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>::ensure(array);
+    }
+    wide_ = static_cast<const std::int64_t*>(array.data());
   }
-  if (!plain || type.itemsize() != 8) {
-    held_ = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>::ensure(held_);
-  }
-  wide_ = static_cast<const std::int64_t*>(held_.data());
+  held_ = std::move(array);
 }
 
 void bind_transfer(py::module_ m) {

@@ -44,7 +44,7 @@ class Indices {
   std::int64_t operator[](std::size_t i) const { return wide_ ? wide_[i] : narrow_ ? narrow_[i] : single_; }
 
  private:
-  py::array held_;
+  py::object held_;
   const std::int64_t* wide_ = nullptr;
   const std::int32_t* narrow_ = nullptr;
   std::int64_t single_ = 0;
