@@ -14,8 +14,9 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
-from nano.engine.kernels.launch import dependent_launch
+from nano.engine.kernels.launch import dependent_launch, processors
 from nano.engine.kernels.linear_tiles import TILES, Tile
 from nano.engine.kernels.prefetch import prefetch, start
 from nano.engine.kernels.quantize import new_scales as new_scales
@@ -24,6 +25,7 @@ from nano.errors import InvalidInput
 MAX_ROWS = 16  # the most rows for which the fp8 kernels take activations that are not quantised yet
 OWN_ROWS = 64  # the own kernels' most rows
 FUSED_ROWS = 16  # the most rows of linear_norm
+MANY_ROWS = 512  # from so many rows, gate, up and SiLU in one kernel beat a product and SiLU in turn
 ROWS_STEP = 4  # cuBLAS's block-scaled product takes multiples of it
 
 
@@ -244,6 +246,31 @@ def _vector_kernel(
     tl.store(out + n, result.to(out.dtype.element_ty), mask=n < N)
 
 
+@triton.jit(do_not_specialize=["M"])
+def _many_silu_kernel(
+    x,  # descriptor of [M, K], blocks [BM, BK]
+    weight,  # descriptor of [2, N, K] (gate, up), blocks [2, BN, BK]
+    out,  # descriptor of [M, N], blocks [BM, BN]
+    M, N, K,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr, PROGRAMS: tl.constexpr,
+    PDL: tl.constexpr,
+):  # fmt: skip
+    """Programs that stay take one tile after another; GROUP tiles of rows share a tile of weights while it is in L2."""
+    start(PDL)
+    tiles, columns = tl.cdiv(M, BM), tl.cdiv(N, BN)
+    for unit in tl.range(tl.program_id(0), tiles * columns, PROGRAMS, flatten=True):
+        first = unit // (GROUP * columns) * GROUP
+        wide = tl.minimum(tiles - first, GROUP)
+        row = (first + unit % (GROUP * columns) % wide) * BM
+        column = unit % (GROUP * columns) // wide * BN
+        acc = tl.zeros([BM, 2 * BN], tl.float32)
+        for at in tl.range(0, K, BK):
+            both = tl.reshape(weight.load([0, column, at]), [2 * BN, BK])
+            acc = tl.dot(x.load([row, at]), tl.trans(both), acc)
+        gate, up = tl.split(tl.permute(tl.reshape(acc, [BM, 2, BN]), (0, 2, 1)))
+        out.store([row, column], _silu_mul(gate, up).to(out.dtype))
+
+
 @functools.cache
 def _workspace(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     # Shared by all products of a device: they run one after another, on one stream.
@@ -392,6 +419,27 @@ def linear_norm(
     _launch(tile, residual, weight, out, None, weight_scales, delta, norm, residual_out, eps, silu)
 
 
+def fuses_silu(rows: int, weight: torch.Tensor) -> bool:
+    """Whether `linear_silu` beats a product and SiLU in turn, for `rows` rows and a weight [2N, K]."""
+    half = weight.dtype in (torch.bfloat16, torch.float16)
+    return half and rows >= MANY_ROWS and weight.shape[1] % 64 == 0 and weight.shape[0] % 256 == 0
+
+
+def _many_silu(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
+    rows, k = x.shape
+    n = weight.shape[0] // 2
+    tall, wide, depth = 128, 128, 64
+    programs = min(processors(x.device), -(-rows // tall) * -(-n // wide))
+    pdl = dependent_launch(x.device)
+    _many_silu_kernel[(programs,)](
+        TensorDescriptor.from_tensor(x, [tall, depth]),
+        TensorDescriptor.from_tensor(weight.view(2, n, k), [2, wide, depth]),
+        TensorDescriptor.from_tensor(out, [tall, wide]),
+        rows, n, k, BM=tall, BN=wide, BK=depth, GROUP=8, PROGRAMS=programs, PDL=pdl, num_warps=8, num_stages=3,
+        launch_pdl=pdl,
+    )  # fmt: skip
+
+
 def linear_silu(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -400,8 +448,16 @@ def linear_silu(
     weight_scales: torch.Tensor | None = None,
     tile: Tile | None = None,
 ) -> None:
-    """out [M, N] = silu(x @ gate.T) * (x @ up.T), weight [2N, K] (gate | up), for up to 64 rows, in one kernel."""
+    """out [M, N] = silu(x @ gate.T) * (x @ up.T), weight [2N, K] (gate | up), in one kernel.
+
+    For up to 64 rows, or where `fuses_silu`.
+    """
     _check("linear_silu", x, weight, out, True)
     rows, k = x.shape
+    if tile is None and fuses_silu(rows, weight):
+        _many_silu(x, weight, out)
+        return
+    if rows > OWN_ROWS:
+        raise InvalidInput(f"linear_silu: expected at most {OWN_ROWS} rows, or what fuses_silu takes, got {rows}")
     tile = tile or choose(rows, weight.shape[0] // 2, k, fp8=weight_scales is not None, silu=True) or Tile(64, 128)
     _launch(tile, x, weight, out, x_scales, weight_scales, silu=True)

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from nano.engine.kernels.launch import dependent_launch
+from nano.engine.kernels.launch import dependent_launch, processors
 from nano.engine.kernels.prefetch import prefetch, start
 from nano.engine.kernels.quantize import FP8, GROUP, new_scales, quantize
 from nano.errors import InvalidInput
@@ -203,6 +203,56 @@ def _grouped_kernel(
 
 
 @triton.jit
+def _many_kernel(
+    x,  # GATED: [T, K], a pair's row is its token's; else a descriptor of [pairs, K] in order, blocks [BM, BK]
+    weight,  # descriptor; GATED: of [E * 2, N, K], blocks [2, BN, BK]: gate and up; else of [E * N, K], blocks [BN, BK]
+    out,  # GATED: [pairs, N] in order; else [pairs, N]
+    order,  # [pairs]
+    offsets,  # [E + 1]
+    experts, N, K, x_stride,
+    TOP_K: tl.constexpr, EXPERTS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    EVEN: tl.constexpr, GATED: tl.constexpr, PROGRAMS: tl.constexpr, FLATTEN: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Programs that stay take one tile after another: BM pairs of an expert by BN columns, or BN of gate and of up."""
+    start(PDL)
+    index = tl.arange(0, EXPERTS)
+    begins = tl.load(offsets + index, mask=index < experts, other=0)
+    ends = tl.load(offsets + index + 1, mask=index < experts, other=0)
+    tiles = tl.cdiv(ends - begins, BM)
+    until = tl.cumsum(tiles, axis=0)
+    columns = tl.cdiv(N, BN)
+    depth = tl.arange(0, BK)
+    WIDTH: tl.constexpr = 2 * BN if GATED else BN
+    for unit in tl.range(tl.program_id(0), tl.sum(tiles, axis=0) * columns, PROGRAMS, flatten=FLATTEN):
+        tile, column = unit // columns, unit % columns
+        expert = tl.sum((until <= tile).to(tl.int32), axis=0)
+        first = tl.sum(tl.where(index == expert, begins + (tile - until + tiles) * BM, 0), axis=0)
+        last = tl.sum(tl.where(index == expert, ends, 0), axis=0)
+        place = first + tl.arange(0, BM)
+        pair = tl.load(order + tl.minimum(place, last - 1))
+        if GATED:
+            x_at = x + (pair // TOP_K).to(tl.int64)[:, None] * x_stride + depth[None, :]
+        acc = tl.zeros([BM, WIDTH], tl.float32)
+        for at in tl.range(0, K, BK):
+            if GATED:
+                piece = tl.load(x_at + at) if EVEN else tl.load(x_at + at, mask=(at + depth < K)[None, :], other=0.0)
+                w = tl.reshape(weight.load([expert * 2, column * BN, at]), [WIDTH, BK])
+            else:
+                piece = x.load([first, at])
+                w = weight.load([expert * N + column * BN, at])
+            acc = tl.dot(piece, tl.trans(w), acc)
+        if GATED:
+            gate, up = tl.split(tl.permute(tl.reshape(acc, [BM, 2, BN]), (0, 2, 1)))
+            acc = _silu_mul(gate, up)
+            row = place.to(tl.int64)
+        else:
+            row = pair.to(tl.int64)
+        n = column * BN + tl.arange(0, BN)
+        tl.store(out + row[:, None] * N + n[None, :], acc.to(out.dtype.element_ty),
+                 mask=(place < last)[:, None] & (n < N)[None, :])  # fmt: skip
+
+
+@triton.jit
 def _combine_kernel(
     parts,  # [T, TOP_K, C]
     weights,  # [T, TOP_K]
@@ -315,7 +365,9 @@ class Tile:
     depth: int
     warps: int = 4
     stages: int = 4
-    tma: bool = False  # weights (and ordered activations) come by tensor descriptors; rows must divide the weight's
+    tma: bool = False  # weights (and ordered activations) come by tensor descriptors
+    stays: bool = False  # as many programs as the device has multiprocessors take one tile after another; not for fp8
+    flatten: bool = False  # of `stays`: a tile's first loads are under way while the tile before is stored
 
 
 class MoeScratch:
@@ -387,6 +439,19 @@ def _grouped(
     n = rows // (2 if gated else 1)
     tiles = min(pairs, -(-pairs // tile.pairs) + experts - 1)
     pdl = dependent_launch(x.device)
+    if tile.stays and k * weight.element_size() % 16 == 0:
+        block = tile.rows // 2 if gated else tile.rows
+        views = weight.view(-1, n, k) if gated else weight.view(-1, k)
+        programs = min(processors(x.device), tiles * -(-n // block))
+        _many_kernel[(programs,)](
+            x if gated else TensorDescriptor.from_tensor(x, [tile.pairs, tile.depth]),
+            TensorDescriptor.from_tensor(views, [2, block, tile.depth] if gated else [block, tile.depth]),
+            out, scratch.order, scratch.offsets, experts, n, k, x.stride(0), TOP_K=top_k,
+            EXPERTS=triton.next_power_of_2(experts), BM=tile.pairs, BN=block, BK=tile.depth,
+            EVEN=k % tile.depth == 0, GATED=gated, PROGRAMS=programs, FLATTEN=tile.flatten, PDL=pdl,
+            num_warps=tile.warps, num_stages=tile.stages, launch_pdl=pdl,
+        )  # fmt: skip
+        return
     x_in: torch.Tensor | TensorDescriptor = x
     w_in: torch.Tensor | TensorDescriptor = weight
     if tile.tma and k * weight.element_size() % 16 == 0:
