@@ -6,7 +6,7 @@ import pytest
 import torch
 from kernel_device import CUDA, DEVICE, HALF, TOLERANCE, relative_error
 
-from nano.engine.kernels.moe import MoeScratch, Tile, experts, route
+from nano.engine.kernels.moe import FEW_PAIRS, MoeScratch, Tile, _order, experts, route
 from nano.engine.kernels.quantize import FP8, GROUP
 from nano.errors import InvalidInput
 
@@ -107,6 +107,17 @@ def test_experts_may_get_all_tokens_or_none(split: str) -> None:
         tiles=(Tile(16, 32, 64), Tile(16, 32, 32)),
     )  # fmt: skip
     assert relative_error(out, reference(h, weights, ids, w13.double(), w2.double())) < 2 * TOLERANCE[HALF]
+
+
+@pytest.mark.parametrize(("pairs", "count"), [(1, 5), (40, 128), (FEW_PAIRS + 300, 7)])
+def test_pairs_come_in_order_of_their_experts_and_their_own(pairs: int, count: int) -> None:
+    ids = torch.randint(0, count, (pairs, 1), generator=torch.Generator().manual_seed(0)).to(DEVICE, torch.int32)
+    ids[ids == 2] = 3  # an expert without pairs
+    scratch = MoeScratch(pairs, 1, count, 16, 16, torch.float32, DEVICE)
+    _order(ids, scratch, count)
+    flat = ids.flatten().long()
+    assert torch.equal(scratch.order.long(), flat.sort(stable=True).indices)
+    assert scratch.offsets.tolist() == [0, *torch.bincount(flat, minlength=count).cumsum(0).tolist()]
 
 
 @pytest.mark.parametrize(("tokens", "direct"), [(1, None), (3, False), (20, None)])

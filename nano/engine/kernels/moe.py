@@ -20,6 +20,8 @@ from nano.engine.kernels.prefetch import prefetch, start
 from nano.engine.kernels.quantize import FP8, GROUP, new_scales, quantize
 from nano.errors import InvalidInput
 
+FEW_PAIRS = 4096  # up to so many, every expert looks at all pairs
+CHUNK = 256  # pairs of one program that puts more of them in order
 DIRECT_TOKENS = 4  # up to so many tokens, pairs are multiplied one by one
 
 
@@ -100,6 +102,54 @@ def _order_kernel(
         base += tl.sum(mine.to(tl.int32), axis=0)
     if expert == tl.num_programs(0) - 1:
         tl.store(offsets + expert + 1, base)
+
+
+@triton.jit
+def _count_kernel(
+    ids,  # [pairs]
+    counts,  # [chunks, E]
+    pairs, experts,
+    EXPERTS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    chunk = tl.program_id(0)
+    pair = chunk * BLOCK + tl.arange(0, BLOCK)
+    index = tl.arange(0, EXPERTS)
+    start(PDL)
+    id = tl.load(ids + pair, mask=pair < pairs, other=0)
+    count = tl.histogram(id, EXPERTS, mask=pair < pairs)
+    tl.store(counts + chunk * experts + index, count, mask=index < experts)
+
+
+@triton.jit
+def _place_kernel(
+    ids,  # [pairs]
+    counts,  # [chunks, E]
+    order,  # [pairs]
+    offsets,  # [E + 1]
+    pairs, experts,
+    EXPERTS: tl.constexpr, BLOCK: tl.constexpr, CHUNKS: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    chunk, chunks = tl.program_id(0), tl.num_programs(0)
+    lane = tl.arange(0, BLOCK)
+    pair = chunk * BLOCK + lane
+    index = tl.arange(0, EXPERTS)
+    start(PDL)
+    total = tl.zeros([EXPERTS], tl.int32)
+    before = tl.zeros([EXPERTS], tl.int32)
+    for at in tl.range(0, chunks, CHUNKS):
+        other = at + tl.arange(0, CHUNKS)
+        mask = (other < chunks)[:, None] & (index < experts)[None, :]
+        count = tl.load(counts + other[:, None] * experts + index[None, :], mask=mask, other=0)
+        total += tl.sum(count, axis=0)
+        before += tl.sum(tl.where((other < chunk)[:, None], count, 0), axis=0)
+    base = tl.cumsum(total, axis=0) - total
+    if chunk == 0:
+        tl.store(offsets + index, base, mask=index < experts)
+        tl.store(offsets + experts, pairs)
+    id = tl.load(ids + pair, mask=pair < pairs, other=-1)
+    earlier = (id[None, :] == id[:, None]) & (lane[None, :] < lane[:, None])
+    place = tl.sum(tl.where(id[:, None] == index[None, :], (base + before)[None, :], 0), axis=1)
+    tl.store(order + place + tl.sum(earlier.to(tl.int32), axis=1), pair, mask=pair < pairs)
 
 
 @triton.jit
@@ -386,6 +436,7 @@ class MoeScratch:
         pairs = max_tokens * top_k
         self.order = torch.empty(pairs, dtype=torch.int32, device=device)
         self.offsets = torch.empty(experts + 1, dtype=torch.int32, device=device)
+        self.counts = torch.empty(-(-pairs // CHUNK), experts, dtype=torch.int32, device=device)
         self.act = torch.empty(pairs, intermediate, dtype=dtype, device=device)
         self.parts = torch.empty(pairs, hidden, dtype=dtype, device=device)
         self.hidden_fp8: torch.Tensor | None = None
@@ -420,6 +471,25 @@ def choose(pairs: int, experts: int, gated: bool, dtype: torch.dtype) -> Tile:
     if mean <= 96:
         return Tile(64, 128, 64, warps=8)
     return Tile(128, 128, 64, warps=8, stages=4 if gated else 3, tma=True)
+
+
+def _order(ids: torch.Tensor, scratch: MoeScratch, experts: int) -> None:
+    """Puts pairs in order of their experts: scratch.order and scratch.offsets."""
+    pairs = ids.numel()
+    pdl = dependent_launch(ids.device)
+    if pairs <= FEW_PAIRS:
+        block = triton.next_power_of_2(pairs)
+        _order_kernel[(experts,)](
+            ids, scratch.order, scratch.offsets, pairs, BLOCK=block, PDL=pdl, num_warps=min(max(block // 512, 1), 16),
+            launch_pdl=pdl,
+        )  # fmt: skip
+        return
+    flags = {"EXPERTS": triton.next_power_of_2(experts), "BLOCK": CHUNK, "PDL": pdl, "launch_pdl": pdl}
+    chunks = -(-pairs // CHUNK)
+    _count_kernel[(chunks,)](ids, scratch.counts, pairs, experts, num_warps=4, **flags)
+    _place_kernel[(chunks,)](
+        ids, scratch.counts, scratch.order, scratch.offsets, pairs, experts, CHUNKS=32, num_warps=8, **flags
+    )
 
 
 def _grouped(
@@ -545,11 +615,7 @@ def experts(
         _direct(h, weights, ids, w13, w2, out, scratch.act, w13_scales, w2_scales, tiles)
         return
     pdl = dependent_launch(h.device)
-    block = min(triton.next_power_of_2(pairs), 8192)
-    _order_kernel[(count,)](
-        ids, scratch.order, scratch.offsets, pairs, BLOCK=block, PDL=pdl, num_warps=min(max(block // 512, 1), 16),
-        launch_pdl=pdl,
-    )  # fmt: skip
+    _order(ids, scratch, count)
     tiles = tiles or (choose(pairs, count, True, w13.dtype), choose(pairs, count, False, w2.dtype))
     act, act_scales, x, x_scales = scratch.act[:pairs], None, h, None
     if fp8:
