@@ -36,14 +36,20 @@ class Operand(Buffer):
 
     def __init__(self, tensor: torch.Tensor, fp8: tuple[torch.Tensor, torch.Tensor] | None) -> None:
         super().__init__(tensor)
-        self.fp8 = fp8  # values [rows, columns], scales [rows, columns / 128]
+        self.fp8 = fp8  # values [rows, columns], and room for scales, one for 128 of them
 
     def written(self, n: int, quantized: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Where n rows are written for a product with weights that are `quantized` or not; scales if that is fp8."""
         if not quantized or n <= linear.FUSED_ROWS:
             return self.tensor[:n], None
+        return self.quantized(n)
+
+    def quantized(self, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values and scales of n rows; scales [n, columns / 128] have the strides (1, n) that cuBLAS takes."""
         assert self.fp8 is not None
-        return self.fp8[0][:n], self.fp8[1][:n]
+        values, room = self.fp8
+        groups = self.columns // GROUP
+        return values[:n], room[: groups * n].view(groups, n).T
 
 
 class Residual(Buffer):
@@ -92,7 +98,9 @@ class CudaOps:
     def operand(self, rows: int, columns: int, weight: Weight | None = None) -> Operand:
         fp8 = None
         if weight is not None and weight.scales is not None:
-            fp8 = self._empty(rows, columns, dtype=FP8), quantize.new_scales(rows, columns, self.device)
+            if columns % GROUP:
+                raise InvalidInput(f"fp8: expected projections whose columns {GROUP} divides, got {columns}")
+            fp8 = self._empty(rows, columns, dtype=FP8), self._empty(rows * columns // GROUP, dtype=torch.float32)
         return Operand(self._empty(rows, columns), fp8)
 
     def vector(self, size: int) -> Buffer:
@@ -212,9 +220,8 @@ class CudaOps:
         elif n <= linear.FUSED_ROWS:
             linear.linear_fp8(h.tensor[:n], None, weight.values, weight.scales, out)
         else:
-            assert h.fp8 is not None
-            values, scales = h.fp8
-            linear.linear_fp8(values[:n], scales[:n], weight.values, weight.scales, out)
+            values, scales = h.quantized(n)
+            linear.linear_fp8(values, scales, weight.values, weight.scales, out)
 
     def rope_write(
         self,
