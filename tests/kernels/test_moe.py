@@ -6,8 +6,10 @@ import pytest
 import torch
 from kernel_device import CUDA, DEVICE, HALF, TOLERANCE, relative_error
 
-from nano.engine.kernels.moe import FEW_PAIRS, MoeScratch, Tile, _order, experts, route
+from nano.engine.kernels.expert_products import Tile
+from nano.engine.kernels.moe import MoeScratch, experts, route
 from nano.engine.kernels.quantize import FP8, GROUP
+from nano.engine.kernels.routing import FEW_PAIRS, order_pairs
 from nano.errors import InvalidInput
 
 FP8_TOLERANCE = 6e-2 if CUDA else 0.3
@@ -114,7 +116,7 @@ def test_pairs_come_in_order_of_their_experts_and_their_own(pairs: int, count: i
     ids = torch.randint(0, count, (pairs, 1), generator=torch.Generator().manual_seed(0)).to(DEVICE, torch.int32)
     ids[ids == 2] = 3  # an expert without pairs
     scratch = MoeScratch(pairs, 1, count, 16, 16, torch.float32, DEVICE)
-    _order(ids, scratch, count)
+    order_pairs(ids, count, scratch.order, scratch.offsets, scratch.counts)
     flat = ids.flatten().long()
     assert torch.equal(scratch.order.long(), flat.sort(stable=True).indices)
     assert scratch.offsets.tolist() == [0, *torch.bincount(flat, minlength=count).cumsum(0).tolist()]
