@@ -122,15 +122,22 @@ def test_pairs_come_in_order_of_their_experts_and_their_own(pairs: int, count: i
     assert scratch.offsets.tolist() == [0, *torch.bincount(flat, minlength=count).cumsum(0).tolist()]
 
 
-@pytest.mark.parametrize(("tokens", "direct"), [(1, None), (3, False), (20, None)])
-def test_fp8_experts_give_what_their_weights_stand_for(tokens: int, direct: bool | None) -> None:
+STAY = (Tile(16, 256, 128, 8, stays=True), Tile(16, 128, 128, stays=True))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "direct", "tiles"), [(1, None, None), (3, False, None), (20, None, None), (20, None, STAY)]
+)
+def test_fp8_experts_give_what_their_weights_stand_for(
+    tokens: int, direct: bool | None, tiles: tuple[Tile, Tile] | None
+) -> None:
     count, top_k, hidden, inner = 4, 2, 256, 128
     h, (weights, ids) = random(tokens, hidden, dtype=HALF), routed(tokens, count, top_k)
     w13, w2 = random(count, 2 * inner, hidden, seed=1).to(FP8), random(count, hidden, inner, seed=2).to(FP8)
     s13, s2 = random(count, 2, 2, seed=3).abs() / 16 + 0.03, random(count, 2, 1, seed=4).abs() / 16 + 0.03
     out = torch.full_like(h, float("nan"))
     scratch = MoeScratch(32, top_k, count, hidden, inner, HALF, DEVICE)
-    experts(h, weights, ids, w13, w2, out, scratch, s13, s2, direct=direct)
+    experts(h, weights, ids, w13, w2, out, scratch, s13, s2, tiles, direct)
     assert relative_error(out, reference(h, weights, ids, meaning(w13, s13), meaning(w2, s2))) < FP8_TOLERANCE
 
 

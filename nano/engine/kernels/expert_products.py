@@ -74,6 +74,10 @@ def _grouped_kernel(
     acc_up = tl.zeros([BN, BM] if GATED else [1, 1], tl.float32)
     for at in tl.range(0, K, BK):
         inside = at + depth < K
+        if FP8:
+            x_scale = tl.load(x_scale_at + at // 128 * x_scale_column)
+            w_scale = tl.load(scale_at + at // 128)
+            u_scale = tl.load(scale_at + N // 128 * groups + at // 128) if GATED else w_scale
         if TMA and not GATED:
             piece = tl.trans(x.load([first, at]))
         elif EVEN:
@@ -86,11 +90,6 @@ def _grouped_kernel(
             w = tl.load(w_at + at)
         else:
             w = tl.load(w_at + at, mask=inside[None, :], other=0.0)
-        if FP8:
-            x_scale = tl.load(x_scale_at + at // 128 * x_scale_column)
-            acc += tl.dot(w, piece) * (tl.load(scale_at + at // 128) * x_scale)[None, :]
-        else:
-            acc = tl.dot(w, piece, acc, input_precision=PRECISION)
         if GATED:
             if TMA:
                 u = weight.load([matrix + N + column * BN, at])
@@ -98,9 +97,15 @@ def _grouped_kernel(
                 u = tl.load(w_at + N.to(tl.int64) * K + at)
             else:
                 u = tl.load(w_at + N.to(tl.int64) * K + at, mask=inside[None, :], other=0.0)
-            if FP8:
-                acc_up += tl.dot(u, piece) * (tl.load(scale_at + N // 128 * groups + at // 128) * x_scale)[None, :]
-            else:
+        if FP8:
+            part = tl.dot(w, piece)
+            if GATED:
+                part_up = tl.dot(u, piece)
+                acc_up += part_up * (u_scale * x_scale)[None, :]
+            acc += part * (w_scale * x_scale)[None, :]
+        else:
+            acc = tl.dot(w, piece, acc, input_precision=PRECISION)
+            if GATED:
                 acc_up = tl.dot(u, piece, acc_up, input_precision=PRECISION)
     if GATED:
         acc = silu_gate(acc, acc_up)
@@ -118,13 +123,17 @@ def _grouped_kernel(
 @triton.jit
 def _many_kernel(
     x,  # GATED: [T, K], a pair's row is its token's; else a descriptor of [pairs, K] in order, blocks [BM, BK]
+    x_scales,  # FP8: [rows of x, K/128], any strides
     weight,  # descriptor; GATED: of [E * 2, N, K], blocks [2, BN, BK]: gate and up; else of [E * N, K], blocks [BN, BK]
+    weight_scales,  # FP8: [E, rows/128, K/128]
     out,  # GATED: [pairs, N] in order; else [pairs, N]
+    out_scales,  # FP8 and GATED: [pairs, N/128], any strides
     order,  # [pairs]
     offsets,  # [E + 1]
-    experts, N, K, x_stride,
+    experts, N, K, x_stride, x_scale_row, x_scale_column, out_scale_row, out_scale_column,
     TOP_K: tl.constexpr, EXPERTS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    EVEN: tl.constexpr, GATED: tl.constexpr, PROGRAMS: tl.constexpr, FLATTEN: tl.constexpr, PDL: tl.constexpr,
+    EVEN: tl.constexpr, FP8: tl.constexpr, GATED: tl.constexpr, PROGRAMS: tl.constexpr, FLATTEN: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """Programs that stay take one tile after another: BM pairs of an expert by BN columns, or BN of gate and of up."""
     start(PDL)
@@ -136,6 +145,7 @@ def _many_kernel(
     columns = tl.cdiv(N, BN)
     depth = tl.arange(0, BK)
     WIDTH: tl.constexpr = 2 * BN if GATED else BN
+    groups = tl.cdiv(K, 128)
     for unit in tl.range(tl.program_id(0), tl.sum(tiles, axis=0) * columns, PROGRAMS, flatten=FLATTEN):
         tile, column = unit // columns, unit % columns
         expert = tl.sum((until <= tile).to(tl.int32), axis=0)
@@ -144,25 +154,50 @@ def _many_kernel(
         place = first + tl.arange(0, BM)
         pair = tl.load(order + tl.minimum(place, last - 1))
         if GATED:
-            x_at = x + (pair // TOP_K).to(tl.int64)[:, None] * x_stride + depth[None, :]
+            source = (pair // TOP_K).to(tl.int64)
+            x_at = x + source[:, None] * x_stride + depth[None, :]
+        else:
+            source = tl.minimum(place, last - 1).to(tl.int64)
+        if FP8:
+            # The tile's rows lie in one or two rows of blocks: gate's and up's, or neighbours.
+            scale_at = weight_scales + (expert * (N // 128 * (2 if GATED else 1)) + column * BN // 128) * groups
+            apart = N // 128 * groups if GATED else groups
+            second = tl.arange(0, WIDTH) >= 128
+            x_scale_at = x_scales + source * x_scale_row
         acc = tl.zeros([BM, WIDTH], tl.float32)
         for at in tl.range(0, K, BK):
+            if FP8:
+                x_scale = tl.load(x_scale_at + at // 128 * x_scale_column)
+                w_scale = tl.load(scale_at + at // 128)
+                if WIDTH == 256:
+                    w_scale = tl.where(second, tl.load(scale_at + apart + at // 128), w_scale)
+                    scale = x_scale[:, None] * w_scale[None, :]
+                else:
+                    scale = (x_scale * w_scale)[:, None]
             if GATED:
                 piece = tl.load(x_at + at) if EVEN else tl.load(x_at + at, mask=(at + depth < K)[None, :], other=0.0)
                 w = tl.reshape(weight.load([expert * 2, column * BN, at]), [WIDTH, BK])
             else:
                 piece = x.load([first, at])
                 w = weight.load([expert * N + column * BN, at])
-            acc = tl.dot(piece, tl.trans(w), acc)
+            if FP8:
+                acc += tl.dot(piece, tl.trans(w)) * scale
+            else:
+                acc = tl.dot(piece, tl.trans(w), acc)
+        inside = place < last
         if GATED:
             gate, up = tl.split(tl.permute(tl.reshape(acc, [BM, 2, BN]), (0, 2, 1)))
             acc = silu_gate(gate, up)
             row = place.to(tl.int64)
+            if FP8:
+                scale = tl.maximum(tl.max(tl.abs(acc), axis=1), 1e-10) / 448.0
+                tl.store(out_scales + row * out_scale_row + column * out_scale_column, scale, mask=inside)
+                acc = acc / scale[:, None]
         else:
             row = pair.to(tl.int64)
         n = column * BN + tl.arange(0, BN)
         tl.store(out + row[:, None] * N + n[None, :], acc.to(out.dtype.element_ty),
-                 mask=(place < last)[:, None] & (n < N)[None, :])  # fmt: skip
+                 mask=inside[:, None] & (n < N)[None, :])  # fmt: skip
 
 
 @triton.jit
@@ -194,7 +229,9 @@ class Tile:
     warps: int = 4
     stages: int = 4
     tma: bool = False  # weights (and ordered activations) come by tensor descriptors
-    stays: bool = False  # as many programs as the device has multiprocessors take one tile after another; not for fp8
+    stays: bool = (
+        False  # as many programs as the device has multiprocessors take one tile after another; of fp8, 128 act columns
+    )
     flatten: bool = False  # of `stays`: a tile's first loads are under way while the tile before is stored
 
 
@@ -245,17 +282,19 @@ def grouped(
     n = rows // (2 if gated else 1)
     tiles = min(pairs, -(-pairs // tile.pairs) + experts - 1)
     pdl = dependent_launch(x.device)
+    in_strides = (0, 0) if x_scales is None else x_scales.stride()
+    strides = *in_strides, *((0, 0) if out_scales is None else out_scales.stride())
     if tile.stays and k * weight.element_size() % 16 == 0:
         block = tile.rows // 2 if gated else tile.rows
         views = weight.view(-1, n, k) if gated else weight.view(-1, k)
         programs = min(processors(x.device), tiles * -(-n // block))
         _many_kernel[(programs,)](
-            x if gated else TensorDescriptor.from_tensor(x, [tile.pairs, tile.depth]),
+            x if gated else TensorDescriptor.from_tensor(x, [tile.pairs, tile.depth]), x_scales,
             TensorDescriptor.from_tensor(views, [2, block, tile.depth] if gated else [block, tile.depth]),
-            out, order, offsets, experts, n, k, x.stride(0), TOP_K=top_k,
+            weight_scales, out, out_scales, order, offsets, experts, n, k, x.stride(0), *strides, TOP_K=top_k,
             EXPERTS=triton.next_power_of_2(experts), BM=tile.pairs, BN=block, BK=tile.depth,
-            EVEN=k % tile.depth == 0, GATED=gated, PROGRAMS=programs, FLATTEN=tile.flatten, PDL=pdl,
-            num_warps=tile.warps, num_stages=tile.stages, launch_pdl=pdl,
+            EVEN=k % tile.depth == 0, FP8=x_scales is not None, GATED=gated, PROGRAMS=programs,
+            FLATTEN=tile.flatten, PDL=pdl, num_warps=tile.warps, num_stages=tile.stages, launch_pdl=pdl,
         )  # fmt: skip
         return
     x_in: torch.Tensor | TensorDescriptor = x
@@ -264,13 +303,10 @@ def grouped(
         w_in = TensorDescriptor.from_tensor(weight.view(-1, k), [tile.rows, tile.depth])
         x_in = x if gated else TensorDescriptor.from_tensor(x, [tile.pairs, tile.depth])
     _grouped_kernel[(tiles * -(-n // tile.rows),)](
-        x_in, x_scales, w_in, weight_scales, out, out_scales, order, offsets, experts, n, k,
-        x.stride(0),
-        *((0, 0) if x_scales is None else x_scales.stride()), *((0, 0) if out_scales is None else out_scales.stride()),
-        ahead(weight, 512),
-        TOP_K=top_k, EXPERTS=triton.next_power_of_2(experts), BM=tile.pairs, BN=tile.rows, BK=tile.depth,
-        EVEN=k % tile.depth == 0, FP8=x_scales is not None, GATED=gated, QUANTIZE=out_scales is not None,
-        TMA=w_in is not weight, PDL=pdl,
+        x_in, x_scales, w_in, weight_scales, out, out_scales, order, offsets, experts, n, k, x.stride(0), *strides,
+        ahead(weight, 512), TOP_K=top_k, EXPERTS=triton.next_power_of_2(experts), BM=tile.pairs, BN=tile.rows,
+        BK=tile.depth, EVEN=k % tile.depth == 0, FP8=x_scales is not None, GATED=gated,
+        QUANTIZE=out_scales is not None, TMA=w_in is not weight, PDL=pdl,
         PRECISION="ieee" if x.dtype == torch.float32 else "tf32", num_warps=tile.warps, num_stages=tile.stages,
         launch_pdl=pdl,
     )  # fmt: skip
