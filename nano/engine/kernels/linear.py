@@ -12,6 +12,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from nano.engine.kernels.launch import dependent_launch, processors
 from nano.engine.kernels.linear_kernels import many_silu_kernel, rows_kernel, vector_kernel
 from nano.engine.kernels.linear_tiles import TILES, Tile
+from nano.engine.kernels.quantize import GROUP
 from nano.engine.kernels.quantize import new_scales as new_scales
 from nano.errors import InvalidInput
 
@@ -62,6 +63,8 @@ def _launch(
     rows, k = x.shape
     n = weight.shape[0] // (2 if silu else 1)
     fp8 = weight_scales is not None
+    if fp8 and silu and n % GROUP:
+        raise InvalidInput(f"linear: fp8 gate and up rows come in multiples of {GROUP}, got {n}")
     tiles = -(-n // tile.rows)
     flags: dict[str, Any] = {"EVEN": k % tile.depth == 0, "FP8": fp8, "NORM": norm is not None, "SILU": silu}
     pdl = dependent_launch(x.device)
@@ -76,8 +79,10 @@ def _launch(
         return
     partial, counters = _workspace(x.device) if tile.parts > 1 else (None, None)
     block = max(16, _power(rows))
-    if partial is not None and tiles * tile.parts * tile.rows * block * (2 if silu else 1) > partial.numel():
-        raise InvalidInput(f"linear: [{rows}, {k}] x [{n}, {k}]: {tile.parts} parts do not fit the workspace")
+    if partial is not None and counters is not None:
+        size = tiles * tile.parts * tile.rows * block * (2 if silu else 1)
+        if size > partial.numel() or tiles > counters.numel():
+            raise InvalidInput(f"linear: [{rows}, {k}] x [{n}, {k}]: {tile.parts} parts do not fit the workspace")
     scale_strides = (0, 0) if x_scales is None else x_scales.stride()
     rows_kernel[(tiles, tile.parts)](
         x, x_scales, delta, norm, residual, eps, weight, weight_scales, out, partial, counters,
