@@ -178,6 +178,8 @@ def linear_norm(
 
 def fuses_silu(rows: int, weight: torch.Tensor) -> bool:
     """Whether `linear_silu` beats a product and SiLU in turn, for `rows` rows and a weight [2N, K]."""
+    if weight.is_cuda and torch.cuda.get_device_capability(weight.device) < (9, 0):
+        return False
     half = weight.dtype in (torch.bfloat16, torch.float16)
     return half and rows >= MANY_ROWS and weight.shape[1] % 64 == 0 and weight.shape[0] % 256 == 0
 
