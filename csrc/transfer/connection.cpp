@@ -1,6 +1,5 @@
 #include "transfer/connection.h"
 
-#include <fcntl.h>
 #include <sched.h>
 #include <sys/socket.h>
 
@@ -30,14 +29,16 @@ void ReadIntake::leave() {
   op_->gate.leave();
 }
 
-Connection::Connection(std::shared_ptr<Core> core, std::uint64_t id, Fd socket, Role role, bool local)
+Connection::Connection(std::shared_ptr<Core> core, std::uint64_t id, Fd socket, Role role, bool local,
+                       std::vector<std::string> transports)
     : core_(std::move(core)),
       id_(id),
       role_(role),
       local_(local),
       socket_(std::move(socket)),
-      bell_(local ? make_eventfd() : Fd()),
-      stream_(*this, outbox_),
+      names_(std::move(transports)),
+      stream_(local ? "unix" : "tcp", outbox_),
+      transport_(stream_.name()),
       heard_(boot_ns()),
       inbox_(local),
       born_(heard_),
@@ -54,6 +55,7 @@ std::string Connection::describe() const {
 }
 
 Error Connection::text(const Op& op, Code code, const std::string& reason) const {
+  if (op.opcode == Opcode::kMessage) return Error(code, cat("message to ", describe(), ": ", reason));
   return Error(code, cat(op.opcode == Opcode::kWrite ? "write to region " : "read of region ", op.remote_name, " of ",
                          describe(), op.tag != 0 ? cat(", tag ", op.tag) : "", ": ", reason));
 }
@@ -64,7 +66,11 @@ void Connection::await_live(std::int64_t deadline) {
   changed_.wait_until(lock, limit, [&] { return state_ == State::kLive || state_ == State::kDead; });
   if (state_ == State::kLive) return;
   if (why_) throw Error(*why_);
-  NANO_CHECK(false, Code::kTimeout, "connect to ", describe(), ": no handshake within the timeout");
+  std::string open;
+  for (const Route& route : routes_) {
+    if (route.is(Route::State::kOpen)) open += cat(open.empty() ? "; not settled: " : ", ", route.name);
+  }
+  throw Error(Code::kTimeout, cat("connect to ", describe(), ": no handshake within the timeout", open));
 }
 
 TransferPtr Connection::post(const OpPtr& op) {
@@ -82,33 +88,114 @@ TransferPtr Connection::post(const OpPtr& op) {
       throw text(*op, Code::kClosed, cat("region ", op->local->name, " is closed"));
     }
     op->id = next_op_++;
-    ops_.emplace(op->id, op);
-    if (shm_ && shm_->takes(*op)) {
-      shm_->submit(op, finished);
-    } else {
-      stream_.submit(op, finished);
-      dirty_.store(true, std::memory_order_release);
-      if (op->bytes() <= kInlineSend && !blocked_) {
-        flush_locked(kInlineSend);
+    if (op->after) {
+      ops_.emplace(op->id, op);
+      early_.push_back(op);
+      early_any_.store(true, std::memory_order_release);
+      if (!alarm_) {
+        alarm_ = std::make_unique<Alarm>();
+        watch(alarm_->fd().get());
       }
+      core_->waker.kick();
+    } else {
+      route_locked(op, finished);
+      if (!op->ended) ops_.emplace(op->id, op);
+    }
+    if (op->path == &stream_) {
+      if (op->bytes() <= kInlineSend && !blocked_) flush_locked(kInlineSend);
       if (dirty_.load(std::memory_order_relaxed)) core_->waker.kick();
     }
     lock.unlock();
   }
-  core_->waker.mind(op->deadline);
+  if (!transfer->ended()) core_->waker.mind(op->deadline);
   return transfer;
 }
 
-void Connection::send(std::string_view message) {
+// Those whose streams have come so far, in the order of posting.
+void Connection::admit_early() {
+  Finished finished;
+  std::lock_guard lock(mutex_);
+  while (!early_.empty()) {
+    const OpPtr op = early_.front();
+    try {
+      if (!op->ended && !op->after->passed()) return;
+      op->after.reset();
+      if (!op->ended) route_locked(op, finished);
+    } catch (const Error& error) {
+      end(op, text(*op, error.code(), error.what()), finished);
+    }
+    early_.pop_front();
+  }
+  early_any_.store(false, std::memory_order_release);
+}
+
+// To the fastest path that takes it; without one it ends.
+void Connection::route_locked(const OpPtr& op, Finished& finished) {
+  for (const Route& route : routes_) {
+    if (op->avoid || !route.is(Route::State::kUsable) || !route.path->takes(*op)) continue;
+    op->path = route.path.get();
+    route.path->submit(op, finished);
+    return;
+  }
+  op->path = &stream_;
+  on_stream_.fetch_add(1, std::memory_order_relaxed);
+  stream_.submit(op, finished);
+  dirty_.store(true, std::memory_order_release);
+}
+
+TransferPtr Connection::send(std::string_view message, std::int64_t deadline) {
   NANO_CHECK(message.size() <= kMaxMessage, Code::kInvalidInput, "Peer.send: ", message.size(), " bytes, at most ",
              kMaxMessage);
-  std::lock_guard lock(mutex_);
-  if (state_ != State::kLive) throw why_ ? *why_ : Error(Code::kClosed, cat("Peer.send to ", describe(), ": closed"));
-  Frame frame;
-  frame.kind = Kind::kMessage;
-  queue_locked(frame, message);
-  if (!blocked_) flush_locked(kInlineSend);
-  if (dirty_.load(std::memory_order_relaxed)) core_->waker.kick();
+  auto op = std::make_shared<Op>();
+  op->opcode = Opcode::kMessage;
+  op->deadline = deadline;
+  {
+    std::lock_guard lock(mutex_);
+    if (state_ != State::kLive) throw why_ ? *why_ : Error(Code::kClosed, cat("Peer.send to ", describe(), ": closed"));
+    op->transfer = std::make_shared<Transfer>(weak_from_this());
+    op->id = next_op_++;
+    ops_.emplace(op->id, op);
+    Frame frame;
+    frame.kind = Kind::kMessage;
+    frame.op = op->id;
+    queue_locked(frame, message);
+    if (!blocked_) flush_locked(kInlineSend);
+    if (dirty_.load(std::memory_order_relaxed)) core_->waker.kick();
+  }
+  core_->waker.mind(deadline);
+  return op->transfer;
+}
+
+TransferPtr Connection::flush() {
+  struct Joint {
+    std::mutex mutex;
+    std::size_t left = 1;
+    std::optional<Error> first;
+    TransferPtr all;
+
+    void one(std::optional<Error> error) {
+      {
+        std::lock_guard lock(mutex);
+        if (error && !first) first = std::move(error);
+        if (--left > 0) return;
+      }
+      all->finish(first);
+    }
+  };
+  auto joint = std::make_shared<Joint>();
+  joint->all = std::make_shared<Transfer>(weak_from_this());
+  std::vector<TransferPtr> transfers;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [id, op] : ops_) transfers.push_back(op->transfer);
+  }
+  joint->left += transfers.size();
+  for (const TransferPtr& transfer : transfers) {
+    transfer->add_done_callback([joint](const TransferPtr& done) { joint->one(done->error()); });
+  }
+  TransferPtr all = joint->all;
+  joint->one(std::nullopt);
+  return all;
 }
 
 void Connection::cancel(std::uint64_t tag) {
@@ -135,7 +222,10 @@ void Connection::retract(const RegionPtr& region) {
     for (const OpPtr& op : ops) {
       end(op, text(*op, Code::kClosed, cat("region ", region->name, " was closed")), finished);
     }
-    if (shm_ && region->memory->shareable() && (state_ == State::kSyncing || state_ == State::kLive)) {
+    if (!routes_.empty() && (state_ == State::kSyncing || state_ == State::kLive)) {
+      for (const Route& route : routes_) {
+        if (!route.is(Route::State::kDeclined)) route.path->retiring(*region);
+      }
       Frame frame;
       frame.kind = Kind::kGone;
       frame.region = region->key;
@@ -153,8 +243,8 @@ bool Connection::wait_released(const std::vector<OpPtr>& ops) {
   for (;;) {
     {
       std::lock_guard lock(mutex_);
-      if (!shm_ || state_ == State::kDead ||
-          std::none_of(ops.begin(), ops.end(), [&](const OpPtr& op) { return shm_->reads_source_of(*op); })) {
+      if (state_ == State::kDead ||
+          std::none_of(ops.begin(), ops.end(), [&](const OpPtr& op) { return reads_source_locked(*op); })) {
         return true;
       }
     }
@@ -163,23 +253,8 @@ bool Connection::wait_released(const std::vector<OpPtr>& ops) {
   }
 }
 
-void Connection::announce(const Region& region) {
-  std::lock_guard lock(mutex_);
-  if (!shm_ || !region.memory->shareable() || (state_ != State::kSyncing && state_ != State::kLive)) return;
-  Frame frame;
-  frame.kind = Kind::kRegion;
-  frame.region = region.key;
-  frame.op = region.memory->id();
-  BodyWriter body;
-  body.put<std::uint64_t>(region.memory->size()).put<std::uint64_t>(region.base).put<std::uint64_t>(region.size);
-  frame.body = static_cast<std::uint32_t>(body.bytes().size());
-  Outgoing out;
-  out.begin(frame, body.bytes());
-  out.descriptors.emplace_back(fcntl(region.memory->fd().get(), F_DUPFD_CLOEXEC, 0));
-  NANO_CHECK(out.descriptors.back(), Code::kSystem, "announcing region ", region.name, ": ", errno_text(errno));
-  outbox_.push(std::move(out));
-  dirty_.store(true, std::memory_order_release);
-  core_->waker.kick();
+bool Connection::reads_source_locked(const Op& op) const {
+  return op.path && op.path->reads_source_of(op);
 }
 
 void Connection::sever(Code code, const std::string& reason, bool quiet) {
@@ -191,15 +266,17 @@ void Connection::sever(Code code, const std::string& reason, bool quiet) {
     if (state_ == State::kDead) return;
     before = state_;
     who = describe();
-    if (shm_) {
-      shm_->advance(finished);  // what the peer had confirmed before it left is done
-      shm_->close();
+    for (const Route& route : routes_) {
+      if (route.is(Route::State::kUsable)) route.path->advance(finished);  // what was confirmed before it left is done
+      if (route.path) route.path->close();
     }
     state_ = State::kDead;
     why_ = Error(code, cat(who, ": ", reason));
     std::vector<OpPtr> ops;
     for (const auto& [id, op] : ops_) ops.push_back(op);
     for (const OpPtr& op : ops) end(op, text(*op, code, reason), finished);
+    early_.clear();
+    early_any_.store(false, std::memory_order_release);
     outbox_.clear();
     ::shutdown(socket_.get(), SHUT_RDWR);
     dead_.store(true, std::memory_order_release);
@@ -219,13 +296,18 @@ void Connection::confirm(const OpPtr& op, std::size_t pieces, Finished& finished
   if (op->confirmed >= op->pieces.size()) end(op, std::nullopt, finished);
 }
 
-void Connection::refuse(const OpPtr& op, Status status, std::size_t position, Finished& finished) {
+void Connection::refuse(const OpPtr& op, Status status, std::size_t first, std::size_t bad, Finished& finished) {
   if (op->ended) return;
-  const Piece& piece = op->pieces[std::min(position, op->pieces.size() - 1)];
+  std::size_t position = bad;
+  for (std::size_t i = 0; i < std::min(first, op->pieces.size()); ++i) position += op->pieces[i].run;
+  position = std::min<std::size_t>(position, op->blocks->count - 1);
+  std::size_t block = position;
+  const Piece* piece = op->pieces.data();
+  while (block >= piece->run) block -= (piece++)->run;
   end(op,
       text(*op, status_code(status),
-           cat("refused at position ", position, op->tag != 0 ? cat(" (piece ", piece.index, ")") : "",
-               ", remote offset ", piece.remote, " + ", op->length, ": ", status_text(status))),
+           cat("refused at position ", position, op->tag != 0 ? cat(" (piece ", piece->index + block, ")") : "",
+               ", remote offset ", piece->remote + block * op->length, " + ", op->length, ": ", status_text(status))),
       finished);
 }
 
@@ -233,10 +315,8 @@ void Connection::end(const OpPtr& op, std::optional<Error> error, Finished& fini
   if (op->ended) return;
   op->ended = true;
   op->gate.close();
-  if (error) {
-    stream_.abandon(*op);
-    if (shm_) shm_->abandon(*op);
-  }
+  if (error && op->path) op->path->abandon(*op);
+  if (op->path == &stream_) on_stream_.fetch_sub(1, std::memory_order_relaxed);
   ops_.erase(op->id);
   finished.add(op, std::move(error));
 }
@@ -245,15 +325,27 @@ void Connection::completed(std::uint64_t tag) {
   core_->events.push({EventKind::kComplete, nullptr, tag, {}});
 }
 
+void Connection::arrived(std::uint64_t tag, std::uint32_t imm) {
+  Event event{EventKind::kWritten, shared_from_this(), tag, {}};
+  event.imm = imm;
+  NANO_CHECK(core_->events.push(std::move(event)), Code::kRefused, "too many immediates wait unread");
+}
+
 void Connection::queue(const Frame& frame, std::string_view body) {
   std::lock_guard lock(mutex_);
   queue_locked(frame, body);
 }
 
 void Connection::queue_locked(const Frame& frame, std::string_view body) {
-  Frame sized = frame;
-  sized.body = static_cast<std::uint32_t>(body.size());
-  outbox_.push(sized, body);
+  push_locked(frame, body, {});
+}
+
+void Connection::push_locked(Frame frame, std::string_view body, std::vector<Fd> descriptors) {
+  frame.body = static_cast<std::uint32_t>(body.size());
+  Outgoing out;
+  out.begin(frame, body);
+  out.descriptors = std::move(descriptors);
+  outbox_.push(std::move(out));
   dirty_.store(true, std::memory_order_release);
 }
 

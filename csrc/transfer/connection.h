@@ -3,17 +3,18 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
 #include <unordered_map>
 
+#include "transfer/alarm.h"
 #include "transfer/core.h"
 #include "transfer/greeting.h"
 #include "transfer/inbox.h"
 #include "transfer/outbox.h"
 #include "transfer/path.h"
-#include "transfer/shm_path.h"
 #include "transfer/stream_path.h"
 
 namespace nano::transfer {
@@ -24,9 +25,13 @@ class ReadIntake final : public Intake {
   void begin(OpPtr op, std::size_t first) { op_ = std::move(op), first_ = first; }
   const OpPtr& op() const { return op_; }
   void reset() { op_.reset(); }
-  std::byte* target(std::uint32_t i) const override { return op_->local->data() + op_->pieces[first_ + i].local; }
+  std::uint64_t size(std::uint32_t i) const override { return op_->bytes_of(op_->pieces[first_ + i]); }
+  Span span(std::uint32_t i, std::uint64_t offset) const override {
+    return {op_->local->data() + op_->pieces[first_ + i].local + offset, size(i) - offset};
+  }
   bool enter() override;
   void leave() override;
+  const cuda::DeviceMemory* device() const override { return op_->local->memory->device_memory().get(); }
 
  private:
   OpPtr op_;
@@ -38,24 +43,33 @@ class Connection final : public Assist,
                          public FrameHandler,
                          public std::enable_shared_from_this<Connection> {
  public:
-  // local: a unix socket, so that the shm path is used as well.
-  Connection(std::shared_ptr<Core> core, std::uint64_t id, Fd socket, Role role, bool local);
+  // local: a unix socket. transports: the names of those that may be offered.
+  Connection(std::shared_ptr<Core> core, std::uint64_t id, Fd socket, Role role, bool local,
+             std::vector<std::string> transports);
 
   std::uint64_t id() const { return id_; }
   std::string peer_name() const;
-  const char* transport() const { return local_ ? "shm" : "tcp"; }
+  // The fastest one in use.
+  const char* transport() const { return transport_.load(std::memory_order_acquire); }
+  // All that this side or the peer offered, fastest first, and why one is not used (empty: it is).
+  std::vector<std::pair<std::string, std::string>> transports() const;
   bool dead() const { return dead_.load(std::memory_order_acquire); }
   bool greeted() const { return greeted_.load(std::memory_order_acquire); }
 
   // Any thread.
   void await_live(std::int64_t deadline);
   TransferPtr post(const OpPtr& op);
-  void send(std::string_view message);
+  // Ends when the peer's endpoint has it.
+  TransferPtr send(std::string_view message, std::int64_t deadline);
+  // Ends when everything posted before has, with the first error among them.
+  TransferPtr flush();
   // Ends the writes of that tag with Closed; after it returns their sources are not read any more.
   void cancel(std::uint64_t tag);
   // The same for every operation on a region that is being closed, which the peer then forgets.
   void retract(const RegionPtr& region);
   void announce(const Region& region);
+  // After it returns nothing that the peer has begun writes to a closed tag's blocks.
+  void fence(std::uint64_t tag);
   // Ends the connection, once: pending operations fail with that code. quiet: the owner asked for it.
   void sever(Code code, const std::string& reason, bool quiet);
 
@@ -73,14 +87,22 @@ class Connection final : public Assist,
   void retire();
 
   bool assist() override;
-  void assist_begin() override;
-  void assist_end() override;
+  bool assist_begin() override;
+  void assist_end(bool begun) override;
 
   std::mutex& mutex() override { return mutex_; }
   const Catalog& catalog() const override { return core_->catalog; }
+  void send(Path& path, std::string_view body, std::vector<Fd> descriptors) override;
+  void usable(Path& path) override;
+  void decline(Path& path, const std::string& reason) override;
   void confirm(const OpPtr& op, std::size_t pieces, Finished& finished) override;
-  void refuse(const OpPtr& op, Status status, std::size_t position, Finished& finished) override;
+  void refuse(const OpPtr& op, Status status, std::size_t first, std::size_t bad, Finished& finished) override;
+  void reroute(const OpPtr& op) override;
+  void announce_again(Path& path) override;
   void completed(std::uint64_t tag) override;
+  void arrived(std::uint64_t tag, std::uint32_t imm) override;
+  pid_t peer_pid() const override { return local_ ? process_of(socket_) : 0; }
+  void watch(int fd) override;
   void kick() override { core_->waker.kick(); }
 
   std::uint32_t body_limit(const Frame& frame) const override;
@@ -90,20 +112,41 @@ class Connection final : public Assist,
  private:
   enum class State { kGreeting, kProving, kSyncing, kLive, kDead };
 
+  // One of the connector's offers, in its order; after them, what is reported as not in use.
+  struct Route {
+    enum class State { kOpen, kUsable, kDeclined };
+    std::string name;
+    std::shared_ptr<Path> path;  // null: never opened
+    std::atomic<State> state{State::kOpen};
+    std::string reason;
+    bool is(State wanted) const { return state.load(std::memory_order_acquire) == wanted; }
+  };
+
   bool on_hello(std::string_view body);
   bool on_challenge(std::string_view body);
   bool on_proof(std::string_view body);
   bool on_ready();
+  bool on_path(const Frame& frame, std::string_view body);
   bool on_region(const Frame& frame, std::string_view body);
+  bool on_message(const Frame& frame, std::string_view body);
   bool on_write(const Frame& frame, std::string_view body, Intake*& intake);
   bool on_read(const Frame& frame, std::string_view body);
   bool on_data(const Frame& frame, Intake*& intake);
   bool on_ack(const Frame& frame);
   bool on_refusal(std::string_view body);
   bool refuse_greeting(Code code, const std::string& text);
-  void open_shm(std::unique_ptr<ShmLink> link, int mine, Fd bell);
-  void announce_all();
 
+  std::vector<Offer> make_offers();
+  void open_paths(const std::vector<Offer>& offers, const std::vector<Offer>& mine, const std::vector<Offer>& theirs);
+  std::size_t index_of(const Path& path) const;
+  void announce_all();
+  void announce_locked(const Region& region, std::size_t index);
+  void push_locked(Frame frame, std::string_view body, std::vector<Fd> descriptors);
+  void refuse_route(std::size_t index, const std::string& reason, bool tell);
+  void settle_locked();
+  void route_locked(const OpPtr& op, Finished& finished);
+
+  void admit_early();
   bool receive();
   void listen_for(std::uint32_t events);
   void queue(const Frame& frame, std::string_view body = {});
@@ -111,6 +154,7 @@ class Connection final : public Assist,
   void flush_locked(std::size_t budget);
   void end(const OpPtr& op, std::optional<Error> error, Finished& finished);
   bool wait_released(const std::vector<OpPtr>& ops);
+  bool reads_source_locked(const Op& op) const;
   Error text(const Op& op, Code code, const std::string& reason) const;
   std::string describe() const;
 
@@ -119,7 +163,8 @@ class Connection final : public Assist,
   const Role role_;
   const bool local_;
   Fd socket_;
-  Fd bell_;  // the peer rings it to wake our worker
+  std::vector<std::string> names_;                        // of the transports that may be offered
+  std::vector<std::pair<std::string, std::string>> not_;  // those that are not, and why
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
@@ -133,13 +178,19 @@ class Connection final : public Assist,
   std::unordered_map<std::uint64_t, OpPtr> ops_;
   std::uint64_t next_op_ = 1;
   StreamPath stream_;
-  std::unique_ptr<ShmPath> shm_;
+  std::atomic<int> on_stream_{0};  // operations under way there
+  std::deque<Route> routes_;       // made by the worker, once, under the mutex
+  std::deque<OpPtr> early_;        // what their streams are to do before has not been done
+  std::atomic<bool> early_any_{false};
+  std::unique_ptr<Alarm> alarm_;  // for looks at those
+  std::vector<OpPtr> homeless_;   // their path was declined
+  bool synced_ = false;           // the peer's half of the handshake is done
+  std::atomic<const char*> transport_;
   std::optional<Counted> counted_{std::in_place, Counter::kPeers};
 
-  // Whoever has the turn receives: the worker, or, on a connection without shm, a thread that waits for a Transfer.
-  // With shm, such a thread takes it to look for completions and to copy reads.
+  // Whoever has the turn receives, and works for the paths: the worker, or a thread that waits for a Transfer.
   std::atomic_flag turn_;
-  int waiters_ = 0;  // of those threads; under the mutex
+  int waiters_ = 0;  // of those threads, that read the socket; under the mutex
   int epoll_ = -1;   // the worker's, which looks for input only while no thread waits
   std::atomic<bool> readable_{true};
   std::atomic<std::int64_t> heard_;
@@ -150,8 +201,8 @@ class Connection final : public Assist,
   Status landing_status_ = Status::kOk;
   std::uint32_t landing_bad_ = 0;
   ReadIntake reading_;
-  std::vector<std::uint64_t> places_;
-  std::vector<std::uint32_t> indices_;
+  std::vector<Tag::Run> runs_;
+  bool landed_all_ = true;  // of the write whose chunks are coming
 
   // The worker alone.
   std::int64_t born_, ticked_, pinged_;

@@ -8,22 +8,21 @@ namespace nano::transfer {
 namespace {
 
 constexpr std::size_t kMaxQueued = 4096;
-constexpr std::uint16_t kAnswersRead = 1;  // in Frame::reserved of kAck
 
-// Cuts the places out of a kWrite's or kRead's body; false when it is malformed.
-bool read_places(const Frame& frame, std::string_view body, std::vector<std::uint64_t>& places,
-                 std::vector<std::uint32_t>& indices) {
+// Cuts the runs out of a kWrite's or kRead's body; false when it is malformed.
+bool read_runs(const Frame& frame, std::string_view body, std::vector<Tag::Run>& runs, std::uint32_t& blocks) {
   if (frame.count == 0 || frame.count > kChunkPieces || body.size() != frame.count * sizeof(Place) ||
-      frame.length == 0) {
+      frame.length == 0 || frame.length > kMaxLength) {
     return false;
   }
-  places.resize(frame.count);
-  indices.resize(frame.count);
+  runs.resize(frame.count);
+  blocks = 0;
   for (std::uint32_t i = 0; i < frame.count; ++i) {
     Place place;
     std::memcpy(&place, body.data() + i * sizeof(Place), sizeof(Place));
-    places[i] = place.offset;
-    indices[i] = place.piece;
+    if (place.run == 0 || place.run > kMaxRun) return false;
+    runs[i] = {place.offset, place.piece, place.run};
+    blocks += place.run;
   }
   return true;
 }
@@ -33,7 +32,9 @@ bool read_places(const Frame& frame, std::string_view body, std::vector<std::uin
 std::uint32_t Connection::body_limit(const Frame& frame) const {
   // Only the worker changes the state while the connection is not dead.
   if (!greeted()) return kMaxGreeting;
-  return frame.kind == Kind::kMessage ? kMaxMessage : std::uint32_t{kChunkPieces * sizeof(Place)};
+  if (frame.kind == Kind::kMessage) return kMaxMessage;
+  if (frame.kind == Kind::kPath || frame.kind == Kind::kRegion || frame.kind == Kind::kDecline) return kMaxPathBody;
+  return std::uint32_t{kChunkPieces * sizeof(Place)};
 }
 
 bool Connection::on_frame(const Frame& frame, std::string_view body, Intake*& intake) {
@@ -58,46 +59,26 @@ bool Connection::on_frame(const Frame& frame, std::string_view body, Intake*& in
     default:
       break;
   }
-  // The acceptor announces its regions before the connector hears that it is ready.
-  if (frame.kind == Kind::kRegion && state == State::kProving && connector) return on_region(frame, body);
+  // The acceptor's paths and regions come before the connector hears that it is ready.
+  if (state == State::kSyncing || state == State::kLive || (connector && state == State::kProving)) {
+    if (frame.kind == Kind::kPath || frame.kind == Kind::kDecline) return on_path(frame, body);
+    if (frame.kind == Kind::kRegion || frame.kind == Kind::kGone) return on_region(frame, body);
+  }
   if (state != State::kSyncing && state != State::kLive) return false;
   switch (frame.kind) {
-    case Kind::kRegion:
-      return on_region(frame, body);
-    case Kind::kGone: {
-      std::lock_guard lock(mutex_);
-      if (shm_) shm_->unmap_region(frame.region);
-      return true;
-    }
-    case Kind::kMapped: {
-      std::lock_guard lock(mutex_);
-      if (shm_) shm_->allow_source(static_cast<std::uint32_t>(frame.op));
-      return true;
-    }
-    case Kind::kSync: {
-      if (connector || state != State::kSyncing) return false;
-      Frame answer;
-      answer.kind = Kind::kSynced;
-      {
-        std::lock_guard lock(mutex_);
-        if (state_ == State::kDead) return true;
-        state_ = State::kLive;
-        queue_locked(answer);
-      }
-      core_->events.push({EventKind::kJoined, shared_from_this(), 0, {}});
-      return true;
-    }
+    case Kind::kSync:
     case Kind::kSynced: {
-      if (!connector || state != State::kSyncing) return false;
+      if (connector != (frame.kind == Kind::kSynced) || state != State::kSyncing) return false;
       std::lock_guard lock(mutex_);
-      if (state_ == State::kSyncing) state_ = State::kLive;
-      changed_.notify_all();
+      if (synced_) return false;
+      synced_ = true;
+      settle_locked();
       return true;
     }
     case Kind::kPing:
       return true;
     case Kind::kMessage:
-      return core_->events.push({EventKind::kMessage, shared_from_this(), 0, std::string(body)});
+      return on_message(frame, body);
     case Kind::kWrite:
       return on_write(frame, body, intake);
     case Kind::kRead:
@@ -111,31 +92,20 @@ bool Connection::on_frame(const Frame& frame, std::string_view body, Intake*& in
   }
 }
 
-void Connection::announce_all() {
-  if (!local_) return;
-  for (const RegionPtr& region : core_->catalog.regions()) announce(*region);
-}
-
-bool Connection::on_region(const Frame& frame, std::string_view body) {
-  BodyReader in(body);
-  const auto memory_size = in.get<std::uint64_t>();
-  const auto base = in.get<std::uint64_t>();
-  const auto size = in.get<std::uint64_t>();
-  Fd fd = inbox_.take_descriptor();
-  if (!in.ok() || !fd || !shm_ || frame.op > UINT32_MAX) return false;
-  std::lock_guard lock(mutex_);
-  shm_->map_region(frame.region, static_cast<std::uint32_t>(frame.op), std::move(fd), memory_size, base, size);
-  Frame answer;
-  answer.kind = Kind::kMapped;
-  answer.op = frame.op;
-  queue_locked(answer);
+bool Connection::on_message(const Frame& frame, std::string_view body) {
+  if (!core_->events.push({EventKind::kMessage, shared_from_this(), 0, std::string(body)})) return false;
+  Frame ack;
+  ack.kind = Kind::kAck;
+  ack.op = frame.op;
+  queue(ack);
   return true;
 }
 
 bool Connection::on_write(const Frame& frame, std::string_view body, Intake*& intake) {
-  if (!read_places(frame, body, places_, indices_)) return false;
-  landing_status_ =
-      landing_.admit(core_->catalog, frame.tag, frame.region, frame.length, places_, indices_, landing_bad_);
+  std::uint32_t blocks = 0;
+  if (!read_runs(frame, body, runs_, blocks) || blocks != frame.blocks) return false;
+  if (frame.first == 0) landed_all_ = true;
+  landing_status_ = landing_.admit(core_->catalog, frame.tag, frame.region, frame.length, runs_, landing_bad_);
   if (landing_status_ == Status::kOk) intake = &landing_;
   return true;
 }
@@ -173,21 +143,27 @@ bool Connection::on_payload(const Frame& frame, bool valid, bool delivered) {
     }
   }
   landing_.release();
+  landed_all_ &= landing_status_ == Status::kOk;
+  if ((frame.flags & kHasImmediate) != 0 && landed_all_) arrived(frame.tag, frame.status);
   ack.status = static_cast<std::uint32_t>(landing_status_);
-  ack.bad = landing_bad_;
+  ack.blocks = landing_bad_;
   queue(ack);
   return true;
 }
 
 bool Connection::on_read(const Frame& frame, std::string_view body) {
-  if (!read_places(frame, body, places_, indices_)) return false;
+  std::uint32_t blocks = 0;
+  if (!read_runs(frame, body, runs_, blocks)) return false;
   Status status = Status::kOk;
   std::uint32_t bad = 0;
   const RegionPtr region = core_->catalog.find(frame.region);
   if (!region) status = Status::kUnknownRegion;
-  for (std::uint32_t i = 0; region && i < frame.count && status == Status::kOk; ++i) {
-    bad = i;
-    if (!region->holds(places_[i], frame.length)) status = Status::kOutOfBounds;
+  for (std::uint32_t i = 0; status == Status::kOk && i < frame.count; ++i) {
+    if (!region->holds(runs_[i].place, runs_[i].count * frame.length)) {
+      status = Status::kOutOfBounds;
+    } else {
+      bad += runs_[i].count;
+    }
   }
   Frame answer;
   answer.op = frame.op;
@@ -198,18 +174,18 @@ bool Connection::on_read(const Frame& frame, std::string_view body) {
   if (outbox_.queued() >= kMaxQueued) return false;  // it asks without reading the answers
   if (status == Status::kOk) {
     answer.kind = Kind::kData;
+    answer.blocks = blocks;
     Outgoing outgoing;
     outgoing.begin(answer);
     outgoing.source = region;
-    outgoing.offsets.assign(places_.begin(), places_.end());
-    outgoing.length = frame.length;
+    for (const Tag::Run& run : runs_) outgoing.add(run.place, run.count * frame.length);
     outbox_.push(std::move(outgoing));
     dirty_.store(true, std::memory_order_release);
   } else {
     answer.kind = Kind::kAck;
-    answer.reserved = kAnswersRead;
+    answer.flags = kAnswersRead;
     answer.status = static_cast<std::uint32_t>(status);
-    answer.bad = bad;
+    answer.blocks = bad;
     queue_locked(answer);
   }
   return true;
@@ -225,6 +201,9 @@ bool Connection::on_data(const Frame& frame, Intake*& intake) {
       frame.count > op->posted - op->confirmed) {
     return false;
   }
+  std::uint64_t blocks = 0;
+  for (std::uint32_t i = 0; i < frame.count; ++i) blocks += op->pieces[op->confirmed + i].run;
+  if (blocks != frame.blocks) return false;
   reading_.begin(op, op->confirmed);
   intake = &reading_;
   return true;
@@ -233,17 +212,21 @@ bool Connection::on_data(const Frame& frame, Intake*& intake) {
 bool Connection::on_ack(const Frame& frame) {
   Finished finished;
   std::lock_guard lock(mutex_);
-  if (frame.reserved == kAnswersRead) {
+  if ((frame.flags & kAnswersRead) != 0) {
     stream_.answered();
     dirty_.store(true, std::memory_order_release);
   }
   const auto at = ops_.find(frame.op);
   if (at == ops_.end()) return true;
   const OpPtr op = at->second;
+  if (op->opcode == Opcode::kMessage) {
+    end(op, std::nullopt, finished);
+    return true;
+  }
   if (frame.first > op->posted || frame.count > op->posted - frame.first || frame.count == 0) return false;
   const auto status = static_cast<Status>(std::min(frame.status, static_cast<std::uint32_t>(Status::kCount)));
   if (status != Status::kOk) {
-    refuse(op, status, frame.first + frame.bad, finished);
+    refuse(op, status, frame.first, frame.blocks, finished);
   } else if (op->opcode != Opcode::kWrite) {
     return false;
   } else {

@@ -27,13 +27,17 @@ class Endpoint {
   std::int64_t spin_ns() const { return core_->config.spin_ns; }
   std::string descriptor() const;
 
-  RegionPtr allocate(std::size_t bytes, const std::string& name);
-  // Memory inside an allocated region is reachable by shm as well; `keep` holds any other.
-  RegionPtr add(void* data, std::size_t bytes, bool writable, std::shared_ptr<void> keep, const std::string& name);
+  // device: of CUDA, or Memory::kHost; huge_pages: of host memory.
+  RegionPtr allocate(std::size_t bytes, const std::string& name, bool huge_pages = true, int device = Memory::kHost);
+  // Memory inside an allocated region is reached as that is; `keep` holds any other.
+  RegionPtr add(void* data, std::size_t bytes, bool writable, std::shared_ptr<void> keep, const std::string& name,
+                int device = Memory::kHost);
   // After it returns nothing touches the region's bytes on behalf of a peer or of an operation.
   void close_region(const RegionPtr& region);
 
-  std::shared_ptr<Connection> connect(std::string_view descriptor, std::int64_t timeout_ns, bool shm, bool tcp);
+  // transports: those to use; empty: all of this endpoint's.
+  std::shared_ptr<Connection> connect(std::string_view descriptor, std::int64_t timeout_ns,
+                                      const std::vector<std::string>& transports = {});
 
   void expect(std::uint64_t tag, const RegionPtr& region, std::vector<std::int64_t> offsets, std::uint64_t length);
   std::shared_ptr<Tag> tag(std::uint64_t tag) const;
@@ -46,6 +50,8 @@ class Endpoint {
 
  private:
   void check_open(const char* operation) const;
+  RegionPtr open(RegionPtr region);
+  void forget_in_transports(const RegionPtr& region);
 
   std::shared_ptr<Core> core_;
   int port_ = 0;

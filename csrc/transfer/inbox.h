@@ -3,10 +3,12 @@
 
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "cuda/bounce.h"
 #include "transfer/intake.h"
 #include "transfer/net.h"
 #include "transfer/wire.h"
@@ -45,8 +47,10 @@ class Inbox {
   bool start(FrameHandler& handler, const Frame& frame, std::string_view body);
   bool drain_buffer(FrameHandler& handler);
   bool finish(FrameHandler& handler);
-  void advance(std::size_t bytes);
+  void advance(std::uint64_t bytes);
   std::int64_t receive(const Fd& socket);
+  const cuda::DeviceMemory* window();
+  void deliver(std::uint64_t bytes);
   bool broken(std::string text);
 
   std::vector<char> buffer_;
@@ -61,10 +65,13 @@ class Inbox {
   Frame frame_;  // whose payload is coming
   Intake* intake_ = nullptr;
   bool delivered_ = true;
+  std::uint64_t left_ = 0;  // payload bytes to come
   std::uint32_t piece_ = 0;
   std::uint64_t offset_ = 0;  // in that piece
   std::size_t trailer_got_ = 0;
   char trailer_[8];
+  std::unique_ptr<cuda::Bounce> bounce_;  // of payloads that go to device memory
+  std::vector<cuda::Copy> copies_;
 };
 
 }  // namespace nano::transfer

@@ -1,5 +1,7 @@
 #include "transfer/transfer.h"
 
+#include <sched.h>
+
 #include <algorithm>
 #include <chrono>
 
@@ -10,6 +12,7 @@ namespace {
 
 // An operation ends by its own deadline; this bounds a wait even if that promise were broken.
 constexpr std::int64_t kLongest = 3600LL * 1'000'000'000;
+constexpr std::int64_t kAlone = 5'000;  // of spinning, before others are let on
 
 }  // namespace
 
@@ -24,7 +27,7 @@ void Transfer::wait(std::int64_t timeout_ns, std::int64_t spin_ns) {
   const std::int64_t deadline = begin + (timeout_ns < 0 || timeout_ns > kLongest ? kLongest : timeout_ns);
   if (!done_.load(std::memory_order_acquire)) {
     if (const auto helper = spin_ns > 0 ? helper_.lock() : nullptr) {
-      helper->assist_begin();
+      const bool begun = helper->assist_begin();
       std::int64_t spin_until = std::min(deadline, begin + spin_ns);
       for (int spins = 1; !done_.load(std::memory_order_acquire); ++spins) {
         if (helper->assist()) {
@@ -34,9 +37,13 @@ void Transfer::wait(std::int64_t timeout_ns, std::int64_t spin_ns) {
           continue;
         }
         relax();
-        if ((spins & 15) == 0 && mono_ns() >= spin_until) break;
+        if ((spins & 15) != 0) continue;
+        const std::int64_t now = mono_ns();
+        if (now >= spin_until) break;
+        // Whoever we wait for may be on this core.
+        if (spin_until - now < spin_ns - kAlone) sched_yield();
       }
-      helper->assist_end();
+      helper->assist_end(begun);
     }
   }
   std::unique_lock lock(mutex_);

@@ -20,9 +20,10 @@ namespace nano::transfer {
 class Assist {
  public:
   virtual ~Assist() = default;
-  virtual bool assist() = 0;        // do a bit of the work now; true: something moved
-  virtual void assist_begin() = 0;  // this thread will look: nobody else has to be woken for them
-  virtual void assist_end() = 0;    // it will look no longer
+  virtual bool assist() = 0;  // do a bit of the work now; true: something moved
+  // This thread will look: nobody else has to be woken. What it returns goes to assist_end, when it looks no longer.
+  virtual bool assist_begin() = 0;
+  virtual void assist_end(bool begun) = 0;
 };
 
 class Transfer : public std::enable_shared_from_this<Transfer> {
@@ -32,6 +33,8 @@ class Transfer : public std::enable_shared_from_this<Transfer> {
   explicit Transfer(std::weak_ptr<Assist> helper) : helper_(std::move(helper)) {}
 
   bool done();
+  // The same without helping on.
+  bool ended() const { return done_.load(std::memory_order_acquire); }
   // Waits at most that long, or until the operation's own deadline when negative; then raises its error, if any.
   // Raises DeadlineExceeded when the time ran out first; the operation goes on. For spin_ns after anything last moved
   // this thread does the work itself; then it sleeps.

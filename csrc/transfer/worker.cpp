@@ -1,5 +1,6 @@
 #include "transfer/worker.h"
 
+#include <sched.h>
 #include <sys/epoll.h>
 
 #include <algorithm>
@@ -16,6 +17,7 @@ constexpr std::size_t kMaxStrangers = 256;  // connections that have not proven 
 constexpr std::int64_t kTick = 1'000'000;
 constexpr std::int64_t kDeaf = 200'000'000;
 constexpr int kSpinsPerPoll = 8;
+constexpr std::int64_t kAlone = 5'000;  // of spinning, before others are let on
 
 }  // namespace
 
@@ -49,18 +51,19 @@ void Worker::listen(bool on) {
   }
 }
 
-std::shared_ptr<Connection> Worker::add(Fd socket, Role role, bool local) {
+std::shared_ptr<Connection> Worker::add(Fd socket, Role role, bool local, std::vector<std::string> transports) {
   std::lock_guard lock(mutex_);
   NANO_CHECK(!stop_.load(), Code::kClosed, "Endpoint ", core_->config.name, ": closed");
-  auto connection = std::make_shared<Connection>(core_, next_id_++, std::move(socket), role, local);
+  auto connection =
+      std::make_shared<Connection>(core_, next_id_++, std::move(socket), role, local, std::move(transports));
   all_.emplace(connection->id(), connection);
   new_.push_back(connection);
   fresh_.store(true, std::memory_order_release);
   return connection;
 }
 
-std::shared_ptr<Connection> Worker::connect(Fd socket, bool local) {
-  auto connection = add(std::move(socket), Role::kConnector, local);
+std::shared_ptr<Connection> Worker::connect(Fd socket, bool local, std::vector<std::string> transports) {
+  auto connection = add(std::move(socket), Role::kConnector, local, std::move(transports));
   core_->waker.kick();
   return connection;
 }
@@ -103,7 +106,12 @@ void Worker::run() {
       continue;
     }
     if (now - busy <= core_->config.spin_ns) {
-      relax();
+      // Whoever is to give us work may be on this core.
+      if (now - busy > kAlone && spins % kSpinsPerPoll == 0) {
+        sched_yield();
+      } else {
+        relax();
+      }
       continue;
     }
     sleep(now);
@@ -187,7 +195,7 @@ void Worker::accept(const Fd& listener, bool local) {
     if (static_cast<std::size_t>(strangers) >= kMaxStrangers) continue;  // closes it
     if (!local) tune_tcp(socket);
     try {
-      add(std::move(socket), Role::kAcceptor, local);
+      add(std::move(socket), Role::kAcceptor, local, core_->config.transports);
       adopt();
     } catch (const Error& error) {
       core_->events.push({EventKind::kLog, nullptr, 0, cat("a connection was not taken: ", error.what())});

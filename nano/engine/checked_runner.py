@@ -27,6 +27,7 @@ class CheckedRunner:
 
     def __init__(self, runner: Runner, model: Qwen3, twin: Qwen3, twin_ops: CpuOps, num_blocks: int) -> None:
         self.sampling = runner.sampling
+        self.stream = runner.stream
         self._runner = runner
         self._model = model
         self._twin = twin

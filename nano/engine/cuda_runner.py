@@ -57,6 +57,10 @@ class CudaRunner:
         self._landed = [torch.cuda.Event() for _ in range(DEPTH)] if pinned else []
         self._turn = 0
 
+    @property
+    def stream(self) -> int | None:
+        return None if self._stream is None else int(self._stream.cuda_stream)
+
     def dry_run(self) -> None:
         """The largest step, of padding alone: compiles kernels and allocates the scratch that steps need."""
         limits = self._arrays.limits

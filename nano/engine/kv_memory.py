@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from nano.errors import InvalidInput
-
 if TYPE_CHECKING:
     from nano.transfer import Endpoint, Region
 
@@ -22,10 +20,13 @@ class PoolMemory:
 
 
 def allocate_pool(endpoint: Endpoint | None, nbytes: int, device: torch.device) -> PoolMemory:
-    """Region "kv" of the endpoint, if there is one. Raises OutOfMemory."""
+    """Region "kv" of the endpoint, if there is one: on a GPU one virtual range that other processes can map.
+
+    Raises OutOfMemory.
+    """
     if endpoint is None:
         return PoolMemory(torch.empty(nbytes, dtype=torch.uint8, device=device), None)
-    if device.type != "cpu":
-        raise InvalidInput(f"device: {device}: KV in device memory cannot be transferred yet; use --mode hybrid")
-    region = endpoint.allocate(nbytes, "kv")
-    return PoolMemory(torch.from_numpy(region.array), region)
+    region = endpoint.allocate(nbytes, "kv", device=str(device))
+    if device.type == "cpu":
+        return PoolMemory(torch.from_numpy(region.array), region)
+    return PoolMemory(torch.as_tensor(region, device=device), region)

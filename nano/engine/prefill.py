@@ -232,7 +232,7 @@ class PrefillSide:
                 job.next_block = after
 
     def on_layer(self, layer: int) -> None:
-        """A layer's K and V are in the pool: posts the group of layers that it completes."""
+        """Posts the group of layers that this one completes, to be read when the runner's stream comes here."""
         group, rest = divmod(layer + 1, self._engine.layout.group_layers)
         if rest == 0:
             for send in self._sends:
@@ -254,6 +254,7 @@ class PrefillSide:
                 tag=job.tag,
                 pieces=(index * self._groups + group).astype(np.int32),
                 timeout=self._engine.config.transfer_lease,
+                stream=self._engine.runner.stream,
             )
         except NanoError as error:  # in the middle of a step: `tick` ends the job
             job.error = error

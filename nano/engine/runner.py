@@ -25,6 +25,10 @@ class Runner(Protocol):
     depth: int  # steps that may be under way before the oldest one's tokens are asked for
     sampling: frozenset[str]  # those of OPTIONAL that it obeys
 
+    @property
+    def stream(self) -> int | None:
+        """The CUDA stream that steps run on; None: the pool holds what `launch` computes when it returns."""
+
     def launch(self, batch: Batch, on_layer: OnLayer | None) -> Callable[[], Sampled]:
         """Starts a step; the result waits for what it samples, [num_samples], which stays valid for `depth` steps."""
 
@@ -32,6 +36,7 @@ class Runner(Protocol):
 class CpuRunner:
     depth = 1
     sampling = OPTIONAL
+    stream = None
 
     def __init__(self, model: Qwen3, ops: CpuOps) -> None:
         self._model = model

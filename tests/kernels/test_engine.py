@@ -14,12 +14,11 @@ from nano.demo.random_checkpoint import make_checkpoint
 # On a device dividing by zero is silent; interpreted, NumPy warns.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
-PROMPTS = [np.random.default_rng(n).integers(0, 256, n).tolist() for n in (1, 7, 33, 50)]
+PROMPTS = [np.random.default_rng(n).integers(0, 256, n).tolist() for n in (1, 7, 20, 50)]
 DEVICES = ("cpu", "cpu:0" if DEVICE.type == "cpu" else "cuda")  # "cpu:0" is the GPU's backend, interpreted
 
 
-@pytest.mark.parametrize("experts", [0, 4])
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(("experts", "temperature"), [(0, 0.0), (4, 1.0)])
 def test_both_backends_give_the_same_tokens(experts: int, temperature: float, tmp_path: Path) -> None:
     make_checkpoint(
         tmp_path, hidden=64, layers=2, heads=4, kv_heads=2, head_dim=16, intermediate=96, vocab=512, tied=False,
