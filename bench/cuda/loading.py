@@ -91,7 +91,7 @@ def main() -> None:
     made = best_seconds(lambda: loader.dummy(targets))
     rows.append(["loader.dummy, bf16", gb / made, ""])
     fp8 = memory.view(torch.float8_e4m3fn)
-    experts = {f"{i}.weight": view for i, view in enumerate(fp8.view(-1, 768, 2048))}
+    experts = {f"{i}.weight": view for i, view in enumerate(fp8.view(-1, 1024, 2048))}
     made = best_seconds(lambda: loader.dummy(experts))
     rows.append([f"loader.dummy, fp8, {len(experts)} tensors", gb / made, ""])
     where = torch.cuda.get_device_name() if DEVICE.type == "cuda" else "cpu"

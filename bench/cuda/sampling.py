@@ -63,7 +63,7 @@ def extras(extra: str, rows: int, vocab: int) -> dict[str, Any]:
     if extra == "bias":
         start = torch.arange(rows + 1, dtype=torch.int32, device=DEVICE) * 300
         ids = torch.stack([torch.randperm(vocab, device=DEVICE)[:300] for _ in range(rows)]).view(-1).int()
-        saved = torch.empty(rows * 300, dtype=torch.bfloat16, device=DEVICE)
+        saved = torch.empty(rows * 300, device=DEVICE)
         return {"bias": LogitBias(start, ids, torch.randn(rows * 300, device=DEVICE), saved)}
     if extra == "logprobs":
         ids = torch.zeros(rows, 20, dtype=torch.int32, device=DEVICE)

@@ -21,7 +21,7 @@ Batch::Batch(std::int32_t max_tokens, std::int32_t max_seqs, std::int32_t max_wi
     array->resize(seqs);
   }
   penalized.reserve(seqs);
-  sampled_.reserve(seqs);
+  sampled_.resize(seqs);
   for (auto* array : {&ids, &seeds}) array->resize(seqs);
   preempted.reserve(static_cast<std::size_t>(max_seqs));
   rows_.resize(seqs);
@@ -33,11 +33,12 @@ void Batch::fill(std::int64_t step_number, std::span<Request* const> plan) {
   step = step_number;
   num_seqs = static_cast<std::int32_t>(plan.size());
   num_samples = 0;
-  sampled_.clear();
+  committed_ = false;
   penalized.clear();
   bias_ids.clear();
   bias_values.clear();
   std::int32_t at = 0;
+  std::size_t widest = 0;
   for (std::int32_t seq = 0; seq < num_seqs; ++seq) {
     const Request& request = *plan[static_cast<std::size_t>(seq)];
     ids[seq] = request.id;
@@ -45,6 +46,7 @@ void Batch::fill(std::int64_t step_number, std::span<Request* const> plan) {
     const std::int32_t begin = request.launched();
     const std::int32_t end = begin + request.planned;
     context_lens[seq] = end;
+    widest = std::max(widest, request.blocks.size());
     for (std::int32_t position = begin; position < end;) {
       const std::int32_t block = position / block_size_;
       const std::int32_t stop = std::min(end, (block + 1) * block_size_);
@@ -63,12 +65,14 @@ void Batch::fill(std::int64_t step_number, std::span<Request* const> plan) {
       sample_rows[row] = at - 1;
       sample_seqs[row] = seq;
       sample_positions[row] = end;
-      fill_sampling(request, row);
+      bias_start[row] = static_cast<std::int64_t>(bias_ids.size());
+      if (sampled_[row].table != request.table) fill_sampling(request, row);
+      if (request.adjusted) fill_adjustments(request.options, row);
     }
   }
   bias_start[num_samples] = static_cast<std::int64_t>(bias_ids.size());
   cu_query[num_seqs] = num_tokens = at;
-  fill_tables(plan);
+  fill_tables(plan, widest);
 }
 
 void Batch::fill_sampling(const Request& request, std::int32_t row) {
@@ -82,26 +86,23 @@ void Batch::fill_sampling(const Request& request, std::int32_t row) {
   frequency_penalty[row] = sampling.frequency_penalty;
   num_logprobs[row] = sampling.logprobs;
   seeds[row] = sampling.seed;
-  if (sampling.penalized()) penalized.push_back(row);
-  bias_start[row] = static_cast<std::int64_t>(bias_ids.size());
-  const Options& options = request.options;
-  if (!options.bias_ids.empty()) {
-    bias_ids.insert(bias_ids.end(), options.bias_ids.begin(), options.bias_ids.end());
-    bias_values.insert(bias_values.end(), options.bias_values.begin(), options.bias_values.end());
-  }
-  sampled_.push_back(&request);
+  sampled_[row] = {&request, request.table};
+}
+
+void Batch::fill_adjustments(const Options& options, std::int32_t row) {
+  if (options.sampling.penalized()) penalized.push_back(row);
+  bias_ids.insert(bias_ids.end(), options.bias_ids.begin(), options.bias_ids.end());
+  bias_values.insert(bias_values.end(), options.bias_values.begin(), options.bias_values.end());
 }
 
 const Request& Batch::sampled(std::int32_t row) const {
   NANO_CHECK(row >= 0 && row < num_samples, Code::kInvalidInput, "Batch: step ", step, " samples ", num_samples,
              " rows, got row ", row);
-  NANO_CHECK(!sampled_.empty(), Code::kInvalidInput, "Batch: step ", step, " is committed");
-  return *sampled_[static_cast<std::size_t>(row)];
+  NANO_CHECK(!committed_, Code::kInvalidInput, "Batch: step ", step, " is committed");
+  return *sampled_[static_cast<std::size_t>(row)].request;
 }
 
-void Batch::fill_tables(std::span<Request* const> plan) {
-  std::size_t widest = 0;
-  for (const Request* request : plan) widest = std::max(widest, request->blocks.size());
+void Batch::fill_tables(std::span<Request* const> plan, std::size_t widest) {
   if (static_cast<std::int32_t>(widest) != width) {
     width = static_cast<std::int32_t>(widest);
     std::fill(rows_.begin(), rows_.end(), Row{0, width});

@@ -19,7 +19,7 @@ class Batch {
   void fill(std::int64_t step, std::span<Request* const> plan);
   // The request of a sampled row. Throws kInvalidInput for another row, and after the step's commit.
   const Request& sampled(std::int32_t row) const;
-  void committed() { sampled_.clear(); }
+  void committed() { committed_ = true; }
 
   std::int64_t step = 0;
   std::int32_t num_seqs = 0;
@@ -59,12 +59,20 @@ class Batch {
     std::int32_t filled = 0;  // blocks; zeros follow up to the width
   };
 
+  // Whose sampling parameters a row has: they are written only where that changes.
+  struct Sampled {
+    const Request* request = nullptr;
+    std::uint64_t table = 0;
+  };
+
   void fill_sampling(const Request& request, std::int32_t row);
-  void fill_tables(std::span<Request* const> plan);
+  void fill_adjustments(const Options& options, std::int32_t row);
+  void fill_tables(std::span<Request* const> plan, std::size_t widest);
 
   std::int32_t block_size_;
+  bool committed_ = true;
   std::vector<Row> rows_;
-  std::vector<const Request*> sampled_;  // [R]
+  std::vector<Sampled> sampled_;  // [R]
 };
 
 // What a commit changed: one row a sampled token, in the order of Batch::sample_seqs.

@@ -50,10 +50,11 @@ enum class State : std::uint8_t {
 
 enum class Finish : std::uint8_t { kNone = 0, kStop = 1, kLength = 2, kAborted = 3 };
 
-// First what every step looks at.
-struct Request {
+// First, in two cache lines, what every step looks at.
+struct alignas(64) Request {
   std::uint64_t id = 0;
   State state = State::kWaiting;
+  bool adjusted = false;             // does it have penalties or a bias?
   std::int32_t prompt = 0;           // tokens in the prompt
   std::int32_t limit = 0;            // it ends at this many tokens
   std::int32_t computed = 0;         // leading tokens whose KV is in the blocks (committed)

@@ -115,6 +115,7 @@ std::unique_ptr<Request> Scheduler::make(const char* operation, std::uint64_t id
   auto request = std::make_unique<Request>();
   request->id = id;
   request->options = std::move(options);
+  request->adjusted = request->options.sampling.penalized() || !request->options.bias_ids.empty();
   request->tokens.assign(tokens.begin(), tokens.end());
   request->prompt = static_cast<std::int32_t>(prompt);
   request->limit = static_cast<std::int32_t>(limit);

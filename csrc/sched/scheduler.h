@@ -104,7 +104,7 @@ class Scheduler {
 
   void run(Request& request);
   void launch(Step& step);
-  void plan_running(bool decodes);
+  bool plan_running(bool decodes);
   void plan_waiting();
   void plan(Request& request, std::int32_t tokens);
   bool place(Request& request, std::int32_t budget);

@@ -15,10 +15,11 @@ const Batch* Scheduler::schedule() {
   num_parked_ = 0;
   parked_blocks_ = 0;
   const std::int64_t preemptions = totals_.preemptions;
-  plan_running(/*decodes=*/true);
-  plan_running(/*decodes=*/false);
+  if (plan_running(/*decodes=*/true)) plan_running(/*decodes=*/false);
   if (totals_.preemptions == preemptions && short_ == 0) plan_waiting();
-  std::erase_if(plan_, [](const Request* request) { return request->planned == 0; });
+  if (short_ > 0 || totals_.preemptions > preemptions) {
+    std::erase_if(plan_, [](const Request* request) { return request->planned == 0; });
+  }
   if (plan_.empty()) return nullptr;
   Step& step = step_at(totals_.steps);
   step.batch.fill(totals_.steps, plan_);
@@ -46,15 +47,22 @@ void Scheduler::launch(Step& step) {
   ++totals_.steps;
 }
 
-void Scheduler::plan_running(bool decodes) {
+// Plans the running requests that have one token left, or those that have more. Are there any of the others?
+bool Scheduler::plan_running(bool decodes) {
+  bool others = false;
   // A growing request preempts and parks only ones after itself, so the index stays valid.
   for (std::size_t i = 0; i + num_parked_ < running_.size() && budget_ > 0; ++i) {
     Request& request = *running_[i];
     const std::int32_t remaining = request.remaining();
-    if (request.planned > 0 || remaining == 0 || (remaining == 1) != decodes) continue;
+    if (request.planned > 0 || remaining == 0) continue;
+    if ((remaining == 1) != decodes) {
+      others = true;
+      continue;
+    }
     const std::int32_t tokens = grow(request, std::min(remaining, budget_));
     if (tokens > 0) plan(request, tokens);
   }
+  return others;
 }
 
 void Scheduler::plan_waiting() {

@@ -88,8 +88,8 @@ TransferPtr Connection::post(const OpPtr& op) {
       throw text(*op, Code::kClosed, cat("region ", op->local->name, " is closed"));
     }
     op->id = next_op_++;
-    ops_.emplace(op->id, op);
     if (op->after) {
+      ops_.emplace(op->id, op);
       early_.push_back(op);
       early_any_.store(true, std::memory_order_release);
       if (!alarm_) {
@@ -99,6 +99,7 @@ TransferPtr Connection::post(const OpPtr& op) {
       core_->waker.kick();
     } else {
       route_locked(op, finished);
+      if (!op->ended) ops_.emplace(op->id, op);
     }
     if (op->path == &stream_) {
       if (op->bytes() <= kInlineSend && !blocked_) flush_locked(kInlineSend);
@@ -106,7 +107,7 @@ TransferPtr Connection::post(const OpPtr& op) {
     }
     lock.unlock();
   }
-  core_->waker.mind(op->deadline);
+  if (!transfer->ended()) core_->waker.mind(op->deadline);
   return transfer;
 }
 

@@ -19,8 +19,9 @@ from nano.engine.kernels.sampling import Sampler, SamplingArrays
 from nano.engine.kernels.tokens import resolve
 from nano.engine.models.qwen3 import Qwen3
 from nano.engine.ops.cuda import CudaOps
-from nano.engine.runner import OnLayer
+from nano.engine.runner import OPTIONAL, OnLayer
 from nano.engine.sampled import Sampled
+from nano.engine.sampling_options import SamplingOptions, StepOptions
 from nano.engine.step_arrays import Limits, StepArrays
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ MAX_PADDING = 1 / 16
 
 class CudaRunner:
     depth = DEPTH
-    sampling = frozenset(("min_p",))
+    sampling = OPTIONAL
 
     def __init__(self, model: Qwen3, ops: CudaOps, arrays: StepArrays, use_graphs: bool) -> None:
         self._model = model
@@ -49,6 +50,7 @@ class CudaRunner:
         self._graphs = Graphs(use_graphs and self._stream is not None)
         seqs = arrays.limits.seqs
         self._sampler = Sampler(seqs, model.config.vocab_size, device)
+        self._options = SamplingOptions(model.config.vocab_size, device)
         self._sampled = torch.zeros(seqs, dtype=torch.int32, device=device)
         pinned = self._stream is not None
         self._down = [torch.zeros(seqs, dtype=torch.int32, pin_memory=pinned) for _ in range(DEPTH)]
@@ -83,7 +85,8 @@ class CudaRunner:
         tokens, seqs = self._padded(batch, decode)
         samples = _decode_size(count, self._arrays.limits.seqs) if count else 0
         self._arrays.upload(batch, tokens, seqs, samples, turn)
-        if decode and samples == tokens and on_layer is None:
+        options = self._options.upload(batch, samples)
+        if decode and samples == tokens and on_layer is None and options is None:
             run(("step", tokens), lambda: self._step(tokens))
         else:
             key = (decode, tokens, seqs)
@@ -95,18 +98,21 @@ class CudaRunner:
                     layers = range(first, first + layout.group_layers)
                     run((*key, first), partial(self._forward, tokens, seqs, decode, layers))
                     on_layer(layers[-1])
-            if samples:
+            if options is not None:  # other arrays each time: no graph
+                self._head(samples, options)
+            elif samples:
                 run(("head", samples), lambda: self._head(samples))
         down = self._down[turn][:count]
         down.copy_(self._sampled[:count], non_blocking=True)
-        if self._stream is None:
-            return lambda: Sampled(down.numpy())
-        landed = self._landed[turn]
-        landed.record()
+        logprobs = None if options is None else self._options.download(options, batch)
+        landed = self._landed[turn] if self._landed else None
+        if landed is not None:
+            landed.record()
 
         def sampled() -> Sampled:
-            landed.synchronize()
-            return Sampled(down.numpy())
+            if landed is not None:
+                landed.synchronize()
+            return Sampled(down.numpy(), None if logprobs is None else logprobs())
 
         return sampled
 
@@ -133,7 +139,7 @@ class CudaRunner:
         self._ops.begin(seqs, decode)
         self._model.forward(tokens, None, layers)
 
-    def _head(self, samples: int) -> None:
+    def _head(self, samples: int, options: StepOptions | None = None) -> None:
         arrays = self._arrays
         logits = self._model.head(samples)
         params = SamplingArrays(
@@ -144,7 +150,8 @@ class CudaRunner:
             arrays.seeds[:samples],
             arrays.sample_positions[:samples],
         )
-        self._sampler.sample(logits.tensor[:samples], params, self._sampled[:samples])
+        asked = {} if options is None else vars(options)
+        self._sampler.sample(logits.tensor[:samples], params, self._sampled[:samples], **asked)
 
 
 def limits_of(max_tokens: int, max_seqs: int, width: int) -> Limits:

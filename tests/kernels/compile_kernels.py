@@ -19,7 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction
 from triton.runtime.driver import driver
 
-from nano.engine.kernels import activation, attention, decode_attention, norm, prefill_attention, rope
+from nano.engine.kernels import activation, attention, decode_attention, hopper_attention, norm, prefill_attention, rope
 
 HEADS, KV_HEADS, HEAD_DIM, BLOCK_SIZE = 32, 8, 128, 64
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -51,7 +51,8 @@ def resources(cubin: bytes) -> dict[str, int]:
 
 def main() -> None:
     driver.set_active(Hopper())
-    for module in (activation, decode_attention, norm, prefill_attention, rope, *compile_products.MODULES):
+    modules = (activation, decode_attention, hopper_attention, norm, prefill_attention, rope, *compile_products.MODULES)
+    for module in modules:
         module.dependent_launch = lambda device: True  # type: ignore[attr-defined]
     current = ""
 
@@ -83,6 +84,7 @@ def main() -> None:
         current = f"{cache} cache"
         attention.prefill_attention(q, k, v, tables, ints, ints[:63], q, 0.1)
         rope.qk_norm_rope_write(qkv, head_norm, head_norm, 1e-6, table, ints, slots, k, v, q)
+    hopper_attention.prefill_attention_hopper(q, k.to(half), v.to(half), tables, ints, ints[:63], q, 0.1, 1.0)
     x, x8, scales = torch.empty(64, 4096, dtype=half), torch.empty(64, 4096, dtype=fp8), torch.empty(32, 64).T
     current = "bf16"
     norm.rms_norm(x, weight, 1e-6, x)

@@ -182,13 +182,15 @@ def test_decode_agrees_with_float64(shape: dict[str, int], dtype: torch.dtype) -
 @pytest.mark.parametrize("shape", SHAPES)
 def test_fused_decode_is_norm_rope_write_and_attention(shape: dict[str, int], dtype: torch.dtype) -> None:
     contexts = [1, 17, 65, 200, 2, 129]
-    fused(Case(contexts, [1] * len(contexts), dtype=dtype, padding=3, **shape), DecodeConfig(32, 1, 4, 2, 0))
+    for ahead in (False, True):
+        case = Case(contexts, [1] * len(contexts), dtype=dtype, padding=3, **shape)
+        fused(case, DecodeConfig(32, 1, 4, 2, 0, ahead=ahead))
 
 
 @pytest.mark.parametrize("contexts", [[1], [5], [700], [1, 1, 400, 1]], ids=str)
 def test_decode_splits_whatever_the_lengths(contexts: list[int]) -> None:
-    for least in (1, 3):
-        decode(Case(contexts, [1] * len(contexts)), config=DecodeConfig(16, 1, 4, 2, 0, least))
+    for least, ahead in ((1, False), (3, True)):
+        decode(Case(contexts, [1] * len(contexts)), config=DecodeConfig(16, 1, 4, 2, 0, least, ahead))
 
 
 def test_decode_searches_many_sequences() -> None:

@@ -73,6 +73,7 @@ def test_equal_experts_are_taken_in_order() -> None:
         (40, None, None),
         (40, None, (Tile(16, 32, 64), Tile(64, 64, 32))),
         (70, None, (Tile(128, 64, 64), Tile(32, 128, 64))),
+        (70, None, (Tile(32, 32, 64, tma=True), Tile(16, 64, 32, tma=True))),
     ],
 )
 def test_experts_give_what_each_token_s_experts_give(

@@ -1,8 +1,8 @@
 """Prefill attention for SM90: one warp brings tiles in, two warpgroups compute.
 
-The work is cut up as in prefill_attention. While one warpgroup computes its softmax, the other's products keep the
-tensor cores busy (FlashAttention-3, arXiv 2407.08608); each also has its next scores computed while it adds up values.
-Tiles come by the tensor memory accelerator, so a tile must lie in one block.
+Chunks are those of prefill_attention; a program of each multiprocessor takes one after another. While one warpgroup
+computes its softmax, the other's products keep the tensor cores busy (FlashAttention-3, arXiv 2407.08608), and each
+adds up its values beside its own softmax. Tiles come by the tensor memory accelerator, so a tile lies in one block.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _bring(k_rows, v_rows, k_tiles, v_tiles, k_full, k_empty, v_full, v_empty, t
     count = 0
     for turn in range(rounds):
         chunk, head = _item(turn, chunks, kv_heads)
-        sequence, begin, end, position, length, tiles = _find(
+        sequence, _, _, _, _, tiles = _find(
             chunk, cu_query, context_lens, sequences, last_row, TOKENS, TILE, SEARCH, LANES
         )
         table = tables + sequence.to(gl.int64) * table_stride
@@ -140,19 +140,19 @@ def _compute(q, queries, k_tiles, v_tiles, k_full, k_empty, v_full, v_empty, cu_
              TILE: gl.constexpr, STAGES: gl.constexpr, SEARCH: gl.constexpr):  # fmt: skip
     """One consumer: 64 of a chunk's rows against every tile."""
     S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, TILE, 16])
-    O: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
-    P: gl.constexpr = gl.DotOperandLayout(0, O, 2)
+    A: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
+    P: gl.constexpr = gl.DotOperandLayout(0, A, 2)
     LANES: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
     DTYPE: gl.constexpr = queries.dtype
     query = queries.index(PART)
     nothing = gl.zeros([_WARPGROUP_ROWS, TILE], gl.float32, S)
     s_rows = PART * _WARPGROUP_ROWS + gl.arange(0, _WARPGROUP_ROWS, gl.SliceLayout(1, S))
-    rows = PART * _WARPGROUP_ROWS + gl.arange(0, _WARPGROUP_ROWS, gl.SliceLayout(1, O))
-    columns = gl.arange(0, HEAD_DIM, gl.SliceLayout(0, O))[None, :]
+    rows = PART * _WARPGROUP_ROWS + gl.arange(0, _WARPGROUP_ROWS, gl.SliceLayout(1, A))
+    columns = gl.arange(0, HEAD_DIM, gl.SliceLayout(0, A))[None, :]
 
     count = 0
     chunk, head = _item(0, chunks, kv_heads)
-    sequence, begin, end, position, length, tiles = _find(
+    _, begin, end, position, length, tiles = _find(
         chunk, cu_query, context_lens, sequences, last_row, TOKENS, TILE, SEARCH, LANES
     )
     loaded = _load_queries(q, q_token, q_head, begin, end, head, PART, GROUP, HEAD_DIM, TOKENS)
@@ -162,12 +162,12 @@ def _compute(q, queries, k_tiles, v_tiles, k_full, k_empty, v_full, v_empty, cu_
         gl.thread_barrier()
         # The next chunk's queries are on their way while this one is computed.
         next_chunk, next_head = _item(turn + 1, chunks, kv_heads)
-        next_sequence, next_begin, next_end, next_position, next_length, next_tiles = _find(
+        _, next_begin, next_end, next_position, next_length, next_tiles = _find(
             next_chunk, cu_query, context_lens, sequences, last_row, TOKENS, TILE, SEARCH, LANES
         )
         loaded = _load_queries(q, q_token, q_head, next_begin, next_end, next_head, PART, GROUP, HEAD_DIM, TOKENS)
 
-        acc = gl.zeros([_WARPGROUP_ROWS, HEAD_DIM], gl.float32, O)
+        acc = gl.zeros([_WARPGROUP_ROWS, HEAD_DIM], gl.float32, A)
         sums = gl.zeros([_WARPGROUP_ROWS], gl.float32, gl.SliceLayout(1, S))
         if tiles > 0:
             free = gl.maximum(position + 1, 0) // TILE
@@ -202,7 +202,7 @@ def _compute(q, queries, k_tiles, v_tiles, k_full, k_empty, v_full, v_empty, cu_
                 mbarrier.wait(k_full.index(next_stage), ((count + 1) // STAGES) & 1, pred=tile + 1 < tiles)
                 acc, shares, new_shares = warpgroup_mma_wait(0, deps=(adding, shares, new_shares))
                 mbarrier.arrive(v_empty.index(last_stage), count=1)
-                acc = acc * gl.convert_layout(shrink, gl.SliceLayout(1, O))[:, None]
+                acc = acc * gl.convert_layout(shrink, gl.SliceLayout(1, A))[:, None]
                 shares = new_shares
             stage = count % STAGES
             mbarrier.wait(v_full.index(stage), (count // STAGES) & 1)
@@ -214,7 +214,7 @@ def _compute(q, queries, k_tiles, v_tiles, k_full, k_empty, v_full, v_empty, cu_
             count += 1
 
         factor = gl.where(sums > 0, v_scale / sums, 0.0)
-        result = acc * gl.convert_layout(factor, gl.SliceLayout(1, O))[:, None]
+        result = acc * gl.convert_layout(factor, gl.SliceLayout(1, A))[:, None]
         tokens = (begin + rows // GROUP)[:, None]
         out_rows = out + tokens.to(gl.int64) * out_token + (head * GROUP + rows % GROUP)[:, None] * out_head
         present = (tokens < end) & (rows // GROUP < TOKENS)[:, None]
@@ -315,6 +315,7 @@ def prefill_attention_hopper(
     context_lens: torch.Tensor,
     out: torch.Tensor,
     scale: float,
+    v_scale: float,
     tile: int = 64,
     stages: int = 3,
 ) -> None:
@@ -328,7 +329,7 @@ def prefill_attention_hopper(
     programs = min(processors(q.device), chunks * kv_heads)
     _prefill_hopper[(programs,)](
         q, _rows(k, tile), _rows(v, tile), tables, cu_query, context_lens, out,
-        scale * LOG2E, 1.0, sequences, tables.stride(0), tokens, chunks, kv_heads,
+        scale * LOG2E, v_scale, sequences, tables.stride(0), tokens, chunks, kv_heads,
         (chunks * kv_heads + programs - 1) // programs,
         q.stride(0), q.stride(1), k.stride(0) // head_dim, k.stride(1) // head_dim,
         v.stride(0) // head_dim, v.stride(1) // head_dim, out.stride(0), out.stride(1),

@@ -21,9 +21,10 @@ from nano.engine.kernels.prefetch import prefetch, start
 from nano.engine.kernels.quantize import new_scales as new_scales
 from nano.errors import InvalidInput
 
-MAX_ROWS = 32  # the most rows for which the fp8 kernels take activations that are not quantised yet
+MAX_ROWS = 16  # the most rows for which the fp8 kernels take activations that are not quantised yet
 OWN_ROWS = 64  # the own kernels' most rows
 FUSED_ROWS = 16  # the most rows of linear_norm
+ROWS_STEP = 4  # cuBLAS's block-scaled product takes multiples of it
 
 
 @triton.jit
@@ -352,6 +353,13 @@ def linear_fp8(
         return
     if x_scales is None:
         raise InvalidInput(f"linear_fp8: more than {MAX_ROWS} rows are to be quantised first, got {rows} rows of bf16")
+    if rows % ROWS_STEP:  # cuBLAS wants whole steps; the engine's steps are padded to them
+        more = -rows % ROWS_STEP
+        whole = torch.empty((rows + more, out.shape[1]), dtype=out.dtype, device=out.device)
+        x8 = torch.cat((x.view(torch.uint8), x[:more].view(torch.uint8))).view(x.dtype)
+        linear_fp8(x8, torch.cat((x_scales, x_scales[:more])), weight, weight_scales, whole)
+        out.copy_(whole[:rows])
+        return
     if x_scales.stride() != (1, rows):
         x_scales = x_scales.T.contiguous().T
     torch._scaled_mm(x, weight.T, scale_a=x_scales, scale_b=weight_scales.T, out_dtype=out.dtype, out=out)

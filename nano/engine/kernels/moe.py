@@ -29,27 +29,30 @@ def _route_kernel(
     weights,  # [T, TOP_K]
     ids,  # [T, TOP_K]
     experts, stride,
-    TOP_K: tl.constexpr, EXPERTS: tl.constexpr, NORMALIZE: tl.constexpr, PDL: tl.constexpr,
+    TOP_K: tl.constexpr, SLOTS: tl.constexpr, EXPERTS: tl.constexpr, NORMALIZE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0)
     expert = tl.arange(0, EXPERTS)
+    slot = tl.arange(0, SLOTS)
     start(PDL)
     values = tl.load(logits + token.to(tl.int64) * stride + expert, mask=expert < experts, other=float("-inf"))
     values = values.to(tl.float32)
     shares = tl.exp(values - tl.max(values, axis=0))
     shares = shares / tl.sum(shares, axis=0)
     shares = tl.where(shares == shares, shares, 0.0)  # rows of padding may hold NaN; their ids are to be experts still
-    shares = tl.where(expert < experts, shares, -1.0)
-    # An expert's place is the number of experts before it: one pass, where a search would take TOP_K in turn.
-    before = (shares[None, :] > shares[:, None]) | (
-        (shares[None, :] == shares[:, None]) & (expert[None, :] < expert[:, None])
-    )
-    place = tl.sum(before.to(tl.int32), axis=1)
-    chosen = (place < TOP_K) & (expert < experts)
+    # One integer orders by share, then by smaller index: the bits of a float that is not negative order as it does.
+    keys = (shares.to(tl.int32, bitcast=True).to(tl.int64) << 32) | (EXPERTS - 1 - expert).to(tl.int64)
+    keys = tl.where(expert < experts, keys, -1)
+    chosen = tl.zeros([SLOTS], tl.int64)
+    for i in tl.static_range(TOP_K):
+        best = tl.max(keys, axis=0)
+        chosen = tl.where(slot == i, best, chosen)
+        keys = tl.where(keys == best, -1, keys)
+    shares = (chosen >> 32).to(tl.int32).to(tl.float32, bitcast=True)
     if NORMALIZE:
-        shares = shares / tl.sum(tl.where(chosen, shares, 0.0), axis=0)
-    tl.store(weights + token * TOP_K + place, shares, mask=chosen)
-    tl.store(ids + token * TOP_K + place, expert, mask=chosen)
+        shares = shares / tl.sum(shares, axis=0)
+    tl.store(weights + token * TOP_K + slot, shares, mask=slot < TOP_K)
+    tl.store(ids + token * TOP_K + slot, EXPERTS - 1 - (chosen & 0xFFFFFFFF).to(tl.int32), mask=slot < TOP_K)
 
 
 def route(router_logits: torch.Tensor, top_k: int, normalize: bool, weights: torch.Tensor, ids: torch.Tensor) -> None:
@@ -66,8 +69,9 @@ def route(router_logits: torch.Tensor, top_k: int, normalize: bool, weights: tor
     block = triton.next_power_of_2(experts)
     pdl = dependent_launch(router_logits.device)
     _route_kernel[(tokens,)](
-        router_logits, weights, ids, experts, router_logits.stride(0), TOP_K=top_k, EXPERTS=block,
-        NORMALIZE=normalize, PDL=pdl, num_warps=4, launch_pdl=pdl,
+        router_logits, weights, ids, experts, router_logits.stride(0), TOP_K=top_k,
+        SLOTS=triton.next_power_of_2(top_k), EXPERTS=block, NORMALIZE=normalize, PDL=pdl,
+        num_warps=min(max(block // 256, 1), 4), launch_pdl=pdl,
     )  # fmt: skip
 
 
@@ -353,14 +357,17 @@ def choose(pairs: int, experts: int, gated: bool, dtype: torch.dtype) -> Tile:
     if dtype.itemsize == 4:
         return Tile(16 if mean <= 16 else 32, 64, 32, stages=3)
     if dtype == FP8:  # the act of a tile's rows is quantised by groups of 128
-        return Tile(16 if mean <= 8 else 32 if mean <= 24 else 64, 128, 128, warps=8 if mean > 24 else 4, stages=3)
-    if mean <= 8:
-        return Tile(16, 64, 128)
+        if mean <= 24:
+            few = 16 if mean <= 8 else 32
+            return Tile(few, 128, 128, stages=3, tma=few == 16 or not gated)
+        return Tile(64 if gated else 128, 128, 128, warps=8, stages=3)
     if mean <= 24:
-        return Tile(32, 64, 128)
-    if mean <= 64:
-        return Tile(64, 128, 64, warps=4, stages=3)
-    return Tile(128, 128, 64, warps=8, stages=3)
+        if gated:
+            return Tile(16 if mean <= 8 else 32, 128, 128, warps=8, stages=3)
+        return Tile(16, 64, 128) if mean <= 8 else Tile(16, 128, 128, warps=8, stages=3)
+    if mean <= 96:
+        return Tile(64, 128, 64, warps=8)
+    return Tile(128, 128, 64, warps=8, stages=4 if gated else 3, tma=True)
 
 
 def _grouped(
@@ -382,7 +389,7 @@ def _grouped(
     pdl = dependent_launch(x.device)
     x_in: torch.Tensor | TensorDescriptor = x
     w_in: torch.Tensor | TensorDescriptor = weight
-    if tile.tma:
+    if tile.tma and k * weight.element_size() % 16 == 0:
         w_in = TensorDescriptor.from_tensor(weight.view(-1, k), [tile.rows, tile.depth])
         x_in = x if gated else TensorDescriptor.from_tensor(x, [tile.pairs, tile.depth])
     _grouped_kernel[(tiles * -(-n // tile.rows),)](
@@ -391,8 +398,8 @@ def _grouped(
         *((0, 0) if x_scales is None else x_scales.stride()), *((0, 0) if out_scales is None else out_scales.stride()),
         _ahead(weight, 512),
         TOP_K=top_k, EXPERTS=triton.next_power_of_2(experts), BM=tile.pairs, BN=tile.rows, BK=tile.depth,
-        EVEN=k % tile.depth == 0, FP8=x_scales is not None, GATED=gated, QUANTIZE=out_scales is not None, TMA=tile.tma,
-        PDL=pdl,
+        EVEN=k % tile.depth == 0, FP8=x_scales is not None, GATED=gated, QUANTIZE=out_scales is not None,
+        TMA=w_in is not weight, PDL=pdl,
         PRECISION="ieee" if x.dtype == torch.float32 else "tf32", num_warps=tile.warps, num_stages=tile.stages,
         launch_pdl=pdl,
     )  # fmt: skip
@@ -466,7 +473,10 @@ def experts(
     if pairs > len(scratch.order):
         raise InvalidInput(f"experts: the scratch holds {len(scratch.order)} pairs, got {pairs}")
     if tokens <= DIRECT_TOKENS if direct is None else direct:
-        tiles = tiles or (Tile(1, 16, 256, 4, 2), Tile(1, 2, 256, 4, 1))
+        if tiles is None:
+            tiles = (Tile(1, 4, 1024, 4, 1), Tile(1, 4, 256, 8, 1)) if fp8 else (
+                Tile(1, 2, 1024, 2, 1), Tile(1, 1, 256, 1, 1)
+            )  # fmt: skip
         _direct(h, weights, ids, w13, w2, out, scratch.act, w13_scales, w2_scales, tiles)
         return
     pdl = dependent_launch(h.device)

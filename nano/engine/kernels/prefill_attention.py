@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from triton.language.extra import cuda as tlx
 
+from nano.engine.kernels import hopper_attention
 from nano.engine.kernels.launch import dependent_launch
 from nano.engine.kernels.paging import LOG2E, MASKED_SCORE, dot, tile_rows
 
@@ -116,6 +117,10 @@ def _prefill(
             tl.store(out_rows, tl.zeros([ROWS, HEAD_DIM], out.dtype.element_ty), mask=present[:, None])
 
 
+# Up to here more and smaller programs are faster than hopper_attention's.
+_SHORT = 256
+
+
 @dataclass(frozen=True)
 class PrefillConfig:
     """How prefill attention is cut up: query rows (tokens x a group's heads), positions a tile, tiles in flight,
@@ -160,6 +165,11 @@ def prefill_attention(
     group = heads // kv_heads
     sequences = context_lens.shape[0]
     if config is None:
+        if tokens > _SHORT and hopper_attention.takes(q, k, v):
+            hopper_attention.prefill_attention_hopper(
+                q, k, v, tables, cu_query, context_lens, out, scale * k_scale, v_scale
+            )
+            return
         config = prefill_config(head_dim, q.element_size())
     pdl = dependent_launch(q.device)
     chunks = tokens // (config.rows // group) + sequences + 1

@@ -69,7 +69,7 @@ class LogitBias:
     row_start: torch.Tensor  # int32 [rows + 1]: the row's part of what follows
     ids: torch.Tensor  # int32 [room]
     values: torch.Tensor  # fp32 [room]
-    saved: torch.Tensor  # logits' dtype [room], scratch
+    saved: torch.Tensor  # fp32 [room], scratch: the logits without
 
 
 @dataclass(frozen=True)
@@ -321,11 +321,11 @@ def _bias(logits, stride, row_start, ids, values, saved, UNDO: tl.constexpr, BLO
         mask = at < end
         cell = logits + row.to(tl.int64) * stride + tl.load(ids + at, mask=mask, other=0)
         if UNDO:
-            tl.store(cell, tl.load(saved + at, mask=mask), mask=mask)
+            tl.store(cell, tl.load(saved + at, mask=mask).to(logits.dtype.element_ty), mask=mask)
         else:
-            old = tl.load(cell, mask=mask)
+            old = tl.load(cell, mask=mask).to(tl.float32)
             tl.store(saved + at, old, mask=mask)
-            biased = old.to(tl.float32) + tl.load(values + at, mask=mask)
+            biased = old + tl.load(values + at, mask=mask)
             tl.store(cell, biased.to(logits.dtype.element_ty), mask=mask)
 
 
@@ -423,7 +423,7 @@ class Sampler:
         shift = 16 if logits.dtype == torch.bfloat16 else 0
         stride, groups = logits.stride(0), self.groups
         width = max(triton.next_power_of_2(groups), 128)
-        table = (None,) * 5
+        table: tuple[torch.Tensor | None, ...] = (None,) * 5
         if penalties is not None:
             p = penalties
             table = (p.counts, p.slots, p.repetition, p.presence, p.frequency)
