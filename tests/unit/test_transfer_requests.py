@@ -188,8 +188,7 @@ def test_peers_say_which_transports_they_use_and_why_not_the_others() -> None:
     with Endpoint("a") as a, Endpoint("b", transports=("shm", "tcp")) as b:
         peer = a.connect(b.descriptor())
         reasons = dict(peer.transports)
-        assert peer.transports[0] == ("shm", "")
-        assert peer.transports[-1] == ("unix", "")
+        assert [name for name, why in peer.transports if not why] == ["shm", "unix"]
         assert reasons["cma"] == "the peer does not offer it"
         remote = a.connect(b.descriptor(), transports=("tcp",))
         assert remote.transport == "tcp"
