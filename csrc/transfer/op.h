@@ -98,20 +98,32 @@ class Finished {
  public:
   Finished() = default;
   ~Finished() {
-    for (auto& [op, error] : entries_) {
-      // Whoever is writing a read's destination leaves within one bounded copy or system call.
-      while (!op->gate.drain(1'000'000'000)) {
-      }
-      op->transfer->finish(std::move(error));
-    }
+    if (first_) finish(first_, first_error_);
+    for (auto& [op, error] : rest_) finish(op, error);
   }
   Finished(const Finished&) = delete;
   Finished& operator=(const Finished&) = delete;
 
-  void add(OpPtr op, std::optional<Error> error) { entries_.emplace_back(std::move(op), std::move(error)); }
+  void add(OpPtr op, std::optional<Error> error) {
+    if (first_) {
+      rest_.emplace_back(std::move(op), std::move(error));
+    } else {
+      first_ = std::move(op);
+      first_error_ = std::move(error);
+    }
+  }
 
  private:
-  std::vector<std::pair<OpPtr, std::optional<Error>>> entries_;
+  static void finish(const OpPtr& op, std::optional<Error>& error) {
+    // Whoever is writing a read's destination leaves within one bounded copy or system call.
+    while (!op->gate.drain(1'000'000'000)) {
+    }
+    op->transfer->finish(std::move(error));
+  }
+
+  OpPtr first_;  // mostly there is just one, which needs no allocation
+  std::optional<Error> first_error_;
+  std::vector<std::pair<OpPtr, std::optional<Error>>> rest_;
 };
 
 }  // namespace nano::transfer
