@@ -173,6 +173,16 @@ def test_a_peer_that_breaks_the_protocol_is_dropped(what: str) -> None:
         world.unharmed()
 
 
+def test_a_peer_that_leaves_right_behind_its_last_bytes_is_lost_at_once() -> None:
+    with World("tcp") as world:
+        for _ in range(30):
+            with admitted(world.sink.port) as s:
+                s.sendall(frame(KINDS["message"], b"bye", op=1))
+            seen: list[str] = []
+            assert wait_until(lambda seen=seen: seen.extend(e.kind for e in world.sink.poll()) or "lost" in seen, 1)
+            assert "message" in seen
+
+
 fields = st.fixed_dictionaries(
     {},
     optional={
