@@ -187,15 +187,13 @@ def test_decode_agrees_with_float64(shape: dict[str, Any]) -> None:
 @pytest.mark.parametrize("shape", CASES)
 def test_fused_decode_is_norm_rope_write_and_attention(shape: dict[str, Any]) -> None:
     contexts = [1, 17, 65, 130]
-    for ahead in (False, True):
-        case = Case(contexts, [1] * len(contexts), padding=3, **shape)
-        fused(case, DecodeConfig(32, 1, 4, 2, 0, ahead=ahead))
+    fused(Case(contexts, [1] * len(contexts), padding=3, **shape), DecodeConfig(32, 1, 4, 2, 0))
 
 
 @pytest.mark.parametrize("contexts", [[1], [5], [700], [1, 1, 400, 1]], ids=str)
 def test_decode_splits_whatever_the_lengths(contexts: list[int]) -> None:
-    for least, ahead in ((1, False), (3, True)):
-        decode(Case(contexts, [1] * len(contexts)), config=DecodeConfig(16, 1, 4, 2, 0, least, ahead))
+    for least in (1, 3):
+        decode(Case(contexts, [1] * len(contexts)), config=DecodeConfig(16, 1, 4, 2, 0, least))
 
 
 def test_decode_searches_many_sequences() -> None:

@@ -33,19 +33,6 @@ def _load_tile(k, v, table, tile, length, head, k_block, k_head, k_token, v_bloc
 
 
 @triton.jit
-def _load_unit(k, v, tables, context_lens, unit, end, sequence, start, table_stride, k_block, k_head, k_token,
-               v_block, v_head, v_token,
-               HEAD_DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, FUSED: tl.constexpr):  # fmt: skip
-    """The tile of a unit; zeros from `end` on."""
-    length = tl.load(context_lens + sequence, mask=unit < end, other=0)
-    tiles = _tiles_of(length, TILE, FUSED)
-    head = (unit - start) // tiles
-    table = tables + tl.cast(sequence, tl.int64) * table_stride
-    return _load_tile(k, v, table, unit - start - head * tiles, length - FUSED, head, k_block, k_head, k_token,
-                      v_block, v_head, v_token, HEAD_DIM, BLOCK_SIZE, TILE)  # fmt: skip
-
-
-@triton.jit
 def _add_tile(query, keys, values, tile, length, greatest, sums, acc, scale, ROWS: tl.constexpr, TILE: tl.constexpr):
     inside = tile * TILE + tl.arange(0, TILE) < length
     scores = dot(query, tl.trans(keys.to(query.dtype)), tl.zeros([ROWS, TILE], tl.float32))
@@ -104,7 +91,7 @@ def _decode(
     q_head: tl.constexpr, k_token: tl.constexpr, v_token: tl.constexpr, out_head: tl.constexpr,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_ROWS: tl.constexpr, ROWS: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr,
-    SEARCH: tl.constexpr, PIECES: tl.constexpr, LEAST: tl.constexpr, PREFETCH: tl.constexpr, AHEAD: tl.constexpr,
+    SEARCH: tl.constexpr, PIECES: tl.constexpr, LEAST: tl.constexpr, PREFETCH: tl.constexpr,
     FUSED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """All tiles of all (sequence, KV head) in a row, shared out evenly among the programs.
@@ -149,23 +136,13 @@ def _decode(
             head = (unit - start) // tiles
             low = unit - start - head * tiles
             table = tables + tl.cast(sequence, tl.int64) * table_stride
-            for tile in range(low + AHEAD, tl.minimum(tl.minimum(low + end - unit, tiles), low + PREFETCH)):
+            for tile in range(low, tl.minimum(tl.minimum(low + end - unit, tiles), low + PREFETCH)):
                 rows = tile_rows(k, table, tile, length, head, k_block, k_head, k_token, BLOCK_SIZE, TILE, True)
                 prefetch_rows(rows, HEAD_DIM)
                 rows = tile_rows(v, table, tile, length, head, v_block, v_head, v_token, BLOCK_SIZE, TILE, True)
                 prefetch_rows(rows, HEAD_DIM)
-        if not (AHEAD and FUSED):
-            tlx.gdc_wait()
-            tlx.gdc_launch_dependents()
-    if AHEAD:
-        # The first tile is under way before the wait if FUSED: then nothing that may still run writes to it.
-        keys, values = _load_unit(
-            k, v, tables, context_lens, unit, end, sequence, start, table_stride, k_block, k_head, k_token,
-            v_block, v_head, v_token, HEAD_DIM, BLOCK_SIZE, TILE, FUSED,
-        )  # fmt: skip
-        if PDL and FUSED:
-            tlx.gdc_wait()
-            tlx.gdc_launch_dependents()
+        tlx.gdc_wait()
+        tlx.gdc_launch_dependents()
 
     rows = tl.arange(0, ROWS)
     columns = tl.arange(0, HEAD_DIM)
@@ -208,9 +185,7 @@ def _decode(
             greatest = tl.where(opens, score, greatest)
             sums = tl.where(opens, 1.0, sums)
             acc += tl.broadcast_to(value.to(tl.float32), [ROWS, HEAD_DIM])
-        if AHEAD:
-            greatest, sums, acc = _add_tile(query, keys, values, low, length, greatest, sums, acc, scale, ROWS, TILE)
-        for tile in tl.range(low + AHEAD, high, num_stages=STAGES):
+        for tile in tl.range(low, high, num_stages=STAGES):
             tile_keys, tile_values = _load_tile(k, v, table, tile, length, head, k_block, k_head, k_token,
                                                 v_block, v_head, v_token, HEAD_DIM, BLOCK_SIZE, TILE)  # fmt: skip
             greatest, sums, acc = _add_tile(
@@ -243,11 +218,6 @@ def _decode(
         if unit == start + tiles * KV_HEADS:
             start = unit
             sequence += 1
-        if AHEAD:
-            keys, values = _load_unit(
-                k, v, tables, context_lens, unit, end, sequence, start, table_stride, k_block, k_head, k_token,
-                v_block, v_head, v_token, HEAD_DIM, BLOCK_SIZE, TILE, FUSED,
-            )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -260,7 +230,6 @@ class DecodeConfig:
     programs: int  # a multiprocessor
     prefetch: int  # tiles that each program asks for before it waits for the kernel before it
     least: int = 2  # tiles a program: adding up pieces takes as long as one more tile
-    ahead: bool = False  # the next sequence's first tile is loaded while a result is stored
     pieces: int = 8  # added up at a time
 
 
@@ -331,7 +300,7 @@ def _launch(
         KV_HEADS=kv_heads, GROUP=group, GROUP_ROWS=triton.next_power_of_2(group), ROWS=16,
         HEAD_DIM=head_dim, BLOCK_SIZE=block_size, TILE=config.tile, STAGES=config.stages,
         SEARCH=1 if sequences == 1 else 256, PIECES=config.pieces if group <= 4 else 4, LEAST=config.least,
-        PREFETCH=config.prefetch, AHEAD=config.ahead, FUSED=rope_table is not None, PDL=pdl,
+        PREFETCH=config.prefetch, FUSED=rope_table is not None, PDL=pdl,
         num_warps=config.warps, launch_pdl=pdl,
     )  # fmt: skip
 
