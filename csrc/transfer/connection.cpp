@@ -134,6 +134,8 @@ void Connection::route_locked(const OpPtr& op, Finished& finished) {
     if (op->avoid || !route.is(Route::State::kUsable) || !route.path->takes(*op)) continue;
     op->path = route.path.get();
     route.path->submit(op, finished);
+    // It was declined meanwhile, when the operation was not among ours yet.
+    if (!op->ended && op->path == route.path.get() && route.is(Route::State::kDeclined)) reroute(op);
     return;
   }
   op->path = &stream_;

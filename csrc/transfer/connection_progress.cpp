@@ -245,11 +245,11 @@ void Connection::listen_for(std::uint32_t events) {
 void Connection::flush_locked(std::size_t budget) {
   switch (outbox_.flush(socket_, stream_, budget)) {
     case Outbox::Result::kEmpty:
-      dirty_.store(false, std::memory_order_relaxed);
+      dirty_.store(!homeless_.empty(), std::memory_order_relaxed);  // the worker finds them another path
       break;
     case Outbox::Result::kFull:
       blocked_ = true;
-      dirty_.store(false, std::memory_order_relaxed);
+      dirty_.store(!homeless_.empty(), std::memory_order_relaxed);
       break;
     case Outbox::Result::kMore:
       break;
