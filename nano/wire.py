@@ -42,9 +42,6 @@ class Sampling(msgspec.Struct, frozen=True, array_like=True):
     logprobs: int = -1  # most probable tokens to report beside the chosen one; -1: report nothing
 
 
-NEUTRAL = Sampling(max_tokens=1, seed=0)  # every parameter that asks for nothing
-
-
 class Failure(msgspec.Struct, frozen=True, array_like=True):
     """Why a request ended without a result.
 

@@ -26,7 +26,6 @@ class CheckedRunner:
     depth = 1
 
     def __init__(self, runner: Runner, model: Qwen3, twin: Qwen3, twin_ops: CpuOps, num_blocks: int) -> None:
-        self.sampling = runner.sampling
         self.stream = runner.stream
         self._runner = runner
         self._model = model

@@ -19,7 +19,7 @@ from nano.engine.kernels.sampling import Sampler, SamplingArrays
 from nano.engine.kernels.tokens import resolve
 from nano.engine.models.qwen3 import Qwen3
 from nano.engine.ops.cuda import CudaOps
-from nano.engine.runner import OPTIONAL, OnLayer
+from nano.engine.runner import OnLayer
 from nano.engine.sampled import Sampled
 from nano.engine.sampling_options import SamplingOptions, StepOptions
 from nano.engine.step_arrays import Limits, StepArrays
@@ -39,7 +39,6 @@ MAX_PADDING = 1 / 16
 
 class CudaRunner:
     depth = DEPTH
-    sampling = OPTIONAL
 
     def __init__(self, model: Qwen3, ops: CudaOps, arrays: StepArrays, use_graphs: bool) -> None:
         self._model = model

@@ -17,11 +17,11 @@ from nano.engine.checkpoint import locate
 from nano.engine.config import EngineConfig
 from nano.engine.kv_cache import KVLayout, layer_groups
 from nano.engine.model_config import ModelConfig, load_model_config, require_fp8_device
-from nano.engine.runner import OPTIONAL, OnLayer
+from nano.engine.runner import OnLayer
 from nano.engine.sampled import Sampled
 from nano.errors import InvalidInput
 from nano.sampling import MAX_LOGPROBS
-from nano.wire import NEUTRAL, Int32Array, Sampling
+from nano.wire import Int32Array, Sampling
 
 if TYPE_CHECKING:
     from nano.transfer import Endpoint
@@ -93,7 +93,7 @@ class Engine:
     # --- requests
 
     def check(self, tokens: Int32Array, sampling: Sampling) -> None:
-        """Raises InvalidInput for token ids that the model does not have, and for sampling that this engine lacks."""
+        """Raises InvalidInput for token ids that the model does not have, and for too many log-probabilities."""
         vocab = self.model_config.vocab_size
         if tokens.size and (int(tokens.min()) < 0 or int(tokens.max()) >= vocab):
             bad = next(int(t) for t in tokens if not 0 <= t < vocab)
@@ -103,9 +103,6 @@ class Engine:
                 raise InvalidInput(f"logit_bias: expected ids in [0, {vocab}), got {id}")
         if sampling.logprobs > MAX_LOGPROBS:
             raise InvalidInput(f"logprobs: expected at most {MAX_LOGPROBS}, got {sampling.logprobs}")
-        for name in sorted(OPTIONAL - self.runner.sampling):
-            if getattr(sampling, name) != getattr(NEUTRAL, name):
-                raise InvalidInput(f"{name}: engines on {self.device} do not have it")
 
     def stop_ids(self, sampling: Sampling) -> tuple[int, ...]:
         eos = () if sampling.ignore_eos else self.model_config.eos_token_ids

@@ -17,13 +17,8 @@ if TYPE_CHECKING:
 OnLayer = Callable[[int], None]
 
 
-# Sampling parameters that a runner may lack, by their names in nano.wire.Sampling.
-OPTIONAL = frozenset(("min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs"))
-
-
 class Runner(Protocol):
     depth: int  # steps that may be under way before the oldest one's tokens are asked for
-    sampling: frozenset[str]  # those of OPTIONAL that it obeys
 
     @property
     def stream(self) -> int | None:
@@ -35,7 +30,6 @@ class Runner(Protocol):
 
 class CpuRunner:
     depth = 1
-    sampling = OPTIONAL
     stream = None
 
     def __init__(self, model: Qwen3, ops: CpuOps) -> None:
