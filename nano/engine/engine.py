@@ -93,7 +93,7 @@ class Engine:
     # --- requests
 
     def check(self, tokens: Int32Array, sampling: Sampling) -> None:
-        """Raises InvalidInput for token ids that the model does not have, and for more logprobs than can be had."""
+        """Raises InvalidInput for token ids that the model does not have, and for too many log-probabilities."""
         vocab = self.model_config.vocab_size
         if tokens.size and (int(tokens.min()) < 0 or int(tokens.max()) >= vocab):
             bad = next(int(t) for t in tokens if not 0 <= t < vocab)
