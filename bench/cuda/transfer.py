@@ -84,11 +84,12 @@ def copy_ms(call: Callable[[], object], repeats: int) -> float:
 
 
 def transfer_ms(peer: Peer, region: Region, remote: str, src: Any, dst: Any, length: int, depth: int, n: int) -> float:
-    """Median wall time of one of `depth` writes under way together."""
+    """Median wall time of one of `depth` prepared writes under way together."""
     times = []
+    request = peer.prepare_write(region, remote, src, dst, length)
     for i in range(n + 2):
         started = time.perf_counter()
-        for transfer in [peer.write(region, remote, src, dst, length) for _ in range(depth)]:
+        for transfer in [request.post() for _ in range(depth)]:
             transfer.wait(30)
         if i >= 2:
             times.append((time.perf_counter() - started) * 1e3 / depth)

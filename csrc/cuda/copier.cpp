@@ -51,8 +51,12 @@ void Copier::enqueue(std::span<const Copy> copies, By by) {
     kernel_->run(copies, streams_[0]);
     return;
   }
-  const std::size_t half = copies.size() >= kWorthTwo ? copies.size() / 2 : copies.size();
   used_[0] = true;
+  if (by == By::kDriver) {
+    for (const Copy& copy : copies) enqueue_engines({&copy, 1}, streams_[0]);
+    return;
+  }
+  const std::size_t half = copies.size() >= kWorthTwo ? copies.size() / 2 : copies.size();
   enqueue_engines(copies.first(half), streams_[0]);
   if (half == copies.size()) return;
   used_[1] = true;

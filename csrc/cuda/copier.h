@@ -19,8 +19,9 @@ struct Copy {
   std::size_t bytes;
 };
 
-// How: by copy engines, for memory of the host or of another device; or by a kernel, inside the device's own memory.
-enum class By { kEngines, kKernel };
+// How: by copy engines, for page-locked memory of the host or memory of another device; by the driver one after the
+// other, in the calling thread's time, for other memory of the host; by a kernel, inside the device's own memory.
+enum class By { kEngines, kDriver, kKernel };
 
 class CopyKernel;
 
@@ -33,8 +34,7 @@ class Copier {
   Copier(const Copier&) = delete;
   Copier& operator=(const Copier&) = delete;
 
-  // Copies that do not overlap, in any order. Host memory should be pinned: else the call itself takes as long as the
-  // copy. Throws Error (kSystem).
+  // Copies that do not overlap, in any order. Throws Error (kSystem).
   void enqueue(std::span<const Copy> copies, By by);
   // What was enqueued so far gets the number `mark` < marks, which is free for it.
   void mark(std::uint32_t mark);

@@ -24,13 +24,13 @@ __device__ void copy(const Pieces& pieces, unsigned int tiles) {
 }  // namespace
 
 // A warp takes a tile of kTileBytes of one piece. tiles: those of the longest. Launched as (kWarp, any) threads.
-extern "C" __global__ void __launch_bounds__(1024) nano_copy_pieces_16(const __grid_constant__ Pieces pieces,
-                                                                       unsigned int tiles) {
+extern "C" __global__ void __launch_bounds__(1024)
+    nano_copy_pieces_16(const __grid_constant__ Pieces pieces, unsigned int tiles) {
   copy<uint4>(pieces, tiles);
 }
 
-extern "C" __global__ void __launch_bounds__(1024) nano_copy_pieces_1(const __grid_constant__ Pieces pieces,
-                                                                      unsigned int tiles) {
+extern "C" __global__ void __launch_bounds__(1024)
+    nano_copy_pieces_1(const __grid_constant__ Pieces pieces, unsigned int tiles) {
   copy<std::uint8_t>(pieces, tiles);
 }
 

@@ -499,7 +499,8 @@ bool CudaPath::launch(Flight& flight, const std::shared_ptr<RemoteMemory>& remot
   flight.source = remote;
   cuda::Copier& copier = copier_of(context);
   const bool inside = target.on_device() && !remote->host && remote->owner == context->uuid();
-  copier.enqueue(copies_, inside ? cuda::By::kKernel : cuda::By::kEngines);
+  const bool locked = remote->host ? remote->pinned != nullptr : target.on_device() || flight.target != nullptr;
+  copier.enqueue(copies_, inside ? cuda::By::kKernel : locked ? cuda::By::kEngines : cuda::By::kDriver);
   copier.mark(static_cast<std::uint32_t>(&flight - flights_.data()));
   flight.copier = &copier;
   return true;

@@ -87,13 +87,13 @@ class Spy:
     """Wraps a model's forward pass: what happened between the layers of a step."""
 
     def __init__(self, server: EngineServer, before_layer: Callable[[int], None]) -> None:
-        attention = server.engine.ops.attention
+        attention = server.engine.model.ops.attention
 
         def spied(q: object, out: object, layer: int, shape: object, n: int) -> None:
             before_layer(layer)
             attention(q, out, layer, shape, n)  # type: ignore[arg-type]
 
-        server.engine.ops.attention = spied  # type: ignore[method-assign,assignment]
+        server.engine.model.ops.attention = spied  # type: ignore[method-assign,assignment]
 
 
 @pytest.mark.parametrize("transport", ["shm", "tcp"])

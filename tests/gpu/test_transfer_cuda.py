@@ -274,13 +274,13 @@ def test_a_dma_buf_of_a_device_region_is_exported_or_refused_with_the_reason() -
             fd = region.dma_buf()
         except SystemFault as error:
             pytest.skip(str(error))
-        assert os.readlink(f"/proc/self/fd/{fd}").startswith("/dmabuf")
+        assert "dmabuf" in os.readlink(f"/proc/self/fd/{fd}")
         os.close(fd)
 
 
 def test_too_much_device_memory_is_refused_with_what_is_free() -> None:
     with Endpoint("a") as endpoint, pytest.raises(MemoryError, match=r"asked of cuda:0, \d+ of \d+ are free"):
-        endpoint.allocate(1 << 42, "pool", device="cuda")
+        endpoint.allocate(1 << 39, "pool", device="cuda")
 
 
 def test_arrays_that_are_not_contiguous_are_refused() -> None:
