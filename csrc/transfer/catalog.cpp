@@ -153,6 +153,15 @@ bool Landing::land(Status& status, std::uint32_t& bad) {
   return complete;
 }
 
+bool Landing::land_piece(std::uint32_t i) {
+  if (!tag_ || tag_->gate.closed() || claims_[i] != Tag::Claim::kMine) return false;
+  Status status = Status::kOk;
+  std::uint32_t bad = 0;
+  const bool complete = tag_->land({&pieces_[i], 1}, {&claims_[i], 1}, status, bad);
+  claims_[i] = Tag::Claim::kLanded;
+  return complete;
+}
+
 void Landing::release() {
   if (tag_) tag_->release({pieces_.data(), count_}, {claims_.data(), count_});
   tag_.reset();

@@ -53,6 +53,8 @@ class Landing final : public Intake {
   std::uint64_t length() const { return length_; }
   // The bytes are in. True: this completed the tag.
   bool land(Status& status, std::uint32_t& bad);
+  // The bytes of piece i alone are in. True: this completed the tag.
+  bool land_piece(std::uint32_t i);
   // They will not be.
   void release();
   std::uint64_t tag() const { return tag_ ? tag_->id() : 0; }
