@@ -185,24 +185,18 @@ std::vector<Event> poll(Endpoint& endpoint) {
   return out;
 }
 
-std::pair<bool, bool> transports(const std::vector<std::string>& names) {
-  std::pair<bool, bool> out{false, false};
-  for (const std::string& name : names) {
-    NANO_CHECK(name == "shm" || name == "tcp", Code::kInvalidInput, "transports: expected shm or tcp, got ", name);
-    (name == "shm" ? out.first : out.second) = true;
-  }
-  return out;
-}
-
 std::shared_ptr<Endpoint> make_endpoint(const std::string& name, const std::string& host, int port,
-                                        const std::vector<std::string>& names, const std::optional<py::bytes>& secret,
-                                        bool insecure, const std::optional<std::string>& advertise, double spin,
-                                        double heartbeat, double silence) {
+                                        const std::optional<std::vector<std::string>>& names,
+                                        const std::optional<py::bytes>& secret, bool insecure,
+                                        const std::optional<std::vector<std::string>>& devices,
+                                        const std::optional<std::string>& advertise, double spin, double heartbeat,
+                                        double silence) {
   Config config;
   config.name = name;
   config.host = host;
   config.port = port;
-  std::tie(config.shm, config.tcp) = transports(names);
+  if (names) config.transports = *names;
+  if (devices) config.devices = *devices;
   if (secret) config.secret = *secret;
   NANO_CHECK(!secret || !config.secret.empty(), Code::kInvalidInput, "Endpoint: secret must not be empty");
   config.insecure = insecure;
@@ -296,6 +290,7 @@ void bind_transfer(py::module_ m) {
       .def_property_readonly("id", &Connection::id)
       .def_property_readonly("name", &Connection::peer_name)
       .def_property_readonly("transport", &Connection::transport)
+      .def_property_readonly("transports", &Connection::transports)
       .def_property_readonly("closed", &Connection::dead)
       .def(
           "write",
@@ -348,17 +343,18 @@ void bind_transfer(py::module_ m) {
 
   py::class_<Endpoint, std::shared_ptr<Endpoint>>(m, "Endpoint")
       .def(py::init([](const std::string& name, const std::string& host, int port,
-                       const std::vector<std::string>& names, const std::optional<py::bytes>& secret, bool insecure,
+                       const std::optional<std::vector<std::string>>& names, const std::optional<py::bytes>& secret,
+                       bool insecure, const std::optional<std::vector<std::string>>& devices,
                        const std::optional<std::string>& advertise, double spin, double heartbeat, double silence) {
              auto endpoint =
-                 make_endpoint(name, host, port, names, secret, insecure, advertise, spin, heartbeat, silence);
+                 make_endpoint(name, host, port, names, secret, insecure, devices, advertise, spin, heartbeat, silence);
              remember(endpoint);
              return endpoint;
            }),
-           py::arg("name"), py::arg("host") = "127.0.0.1", py::arg("port") = 0,
-           py::arg("transports") = std::vector<std::string>{"shm", "tcp"}, py::arg("secret") = py::none(),
-           py::arg("insecure") = false, py::kw_only(), py::arg("advertise") = py::none(), py::arg("spin") = 50e-6,
-           py::arg("heartbeat") = 1.0, py::arg("silence") = 10.0)
+           py::arg("name"), py::arg("host") = "127.0.0.1", py::arg("port") = 0, py::arg("transports") = py::none(),
+           py::arg("secret") = py::none(), py::arg("insecure") = false, py::kw_only(), py::arg("devices") = py::none(),
+           py::arg("advertise") = py::none(), py::arg("spin") = 50e-6, py::arg("heartbeat") = 1.0,
+           py::arg("silence") = 10.0)
       .def_property_readonly("name", &Endpoint::name)
       .def_property_readonly("port", &Endpoint::port)
       .def_property_readonly("closed", &Endpoint::closed)
@@ -374,11 +370,10 @@ void bind_transfer(py::module_ m) {
           "connect",
           [](Endpoint& self, const py::bytes& descriptor, double timeout,
              const std::optional<std::vector<std::string>>& names) {
-            const auto [shm, tcp] = names ? transports(*names) : std::pair{true, true};
             const std::int64_t limit = nanoseconds(timeout, "Endpoint.connect: timeout");
             const std::string_view view = descriptor;
             py::gil_scoped_release release;
-            return self.connect(view, limit, shm, tcp);
+            return self.connect(view, limit, names.value_or(std::vector<std::string>{}));
           },
           py::arg("descriptor"), py::arg("timeout") = 5.0, py::arg("transports") = py::none())
       .def(

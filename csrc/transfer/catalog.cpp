@@ -99,6 +99,7 @@ Status Landing::admit(const Catalog& catalog, std::uint64_t tag, std::uint64_t r
   RegionPtr found = catalog.find(region);
   if (!found) return Status::kUnknownRegion;
   if (!found->memory->writable()) return Status::kReadOnly;
+  if (found->memory->on_device()) return Status::kOnDevice;
   for (std::size_t i = 0; i < places.size(); ++i) {
     bad = static_cast<std::uint32_t>(i);
     if (!found->holds(places[i], length)) return Status::kOutOfBounds;

@@ -1,6 +1,5 @@
 #include "transfer/connection.h"
 
-#include <fcntl.h>
 #include <sched.h>
 #include <sys/socket.h>
 
@@ -30,14 +29,16 @@ void ReadIntake::leave() {
   op_->gate.leave();
 }
 
-Connection::Connection(std::shared_ptr<Core> core, std::uint64_t id, Fd socket, Role role, bool local)
+Connection::Connection(std::shared_ptr<Core> core, std::uint64_t id, Fd socket, Role role, bool local,
+                       std::vector<std::string> transports)
     : core_(std::move(core)),
       id_(id),
       role_(role),
       local_(local),
       socket_(std::move(socket)),
-      bell_(local ? make_eventfd() : Fd()),
-      stream_(*this, outbox_),
+      names_(std::move(transports)),
+      stream_(local ? "unix" : "tcp", outbox_),
+      transport_(stream_.name()),
       heard_(boot_ns()),
       inbox_(local),
       born_(heard_),
@@ -64,7 +65,11 @@ void Connection::await_live(std::int64_t deadline) {
   changed_.wait_until(lock, limit, [&] { return state_ == State::kLive || state_ == State::kDead; });
   if (state_ == State::kLive) return;
   if (why_) throw Error(*why_);
-  NANO_CHECK(false, Code::kTimeout, "connect to ", describe(), ": no handshake within the timeout");
+  std::string open;
+  for (const Route& route : routes_) {
+    if (route.is(Route::State::kOpen)) open += cat(open.empty() ? "; not settled: " : ", ", route.name);
+  }
+  throw Error(Code::kTimeout, cat("connect to ", describe(), ": no handshake within the timeout", open));
 }
 
 TransferPtr Connection::post(const OpPtr& op) {
@@ -83,20 +88,39 @@ TransferPtr Connection::post(const OpPtr& op) {
     }
     op->id = next_op_++;
     ops_.emplace(op->id, op);
-    if (shm_ && shm_->takes(*op)) {
-      shm_->submit(op, finished);
-    } else {
-      stream_.submit(op, finished);
-      dirty_.store(true, std::memory_order_release);
-      if (op->bytes() <= kInlineSend && !blocked_) {
-        flush_locked(kInlineSend);
-      }
+    route_locked(op, finished);
+    if (op->path == &stream_) {
+      if (op->bytes() <= kInlineSend && !blocked_) flush_locked(kInlineSend);
       if (dirty_.load(std::memory_order_relaxed)) core_->waker.kick();
     }
     lock.unlock();
   }
   core_->waker.mind(op->deadline);
   return transfer;
+}
+
+// To the fastest path that takes it; without one it ends.
+void Connection::route_locked(const OpPtr& op, Finished& finished) {
+  for (const Route& route : routes_) {
+    if (!route.is(Route::State::kUsable) || route.path.get() == op->avoid || !route.path->takes(*op)) continue;
+    op->path = route.path.get();
+    route.path->submit(op, finished);
+    return;
+  }
+  if (!stream_.takes(*op)) {
+    std::string reasons;
+    for (const auto& route : routes_) {
+      reasons += cat(reasons.empty() ? "" : ", ", route.name, " ", route.reason.empty() ? "does not" : route.reason);
+    }
+    end(op,
+        text(*op, Code::kRefused, cat("no transport reaches the memory of region ", op->local->name, ": ", reasons)),
+        finished);
+    return;
+  }
+  op->path = &stream_;
+  on_stream_.fetch_add(1, std::memory_order_relaxed);
+  stream_.submit(op, finished);
+  dirty_.store(true, std::memory_order_release);
 }
 
 void Connection::send(std::string_view message) {
@@ -135,7 +159,7 @@ void Connection::retract(const RegionPtr& region) {
     for (const OpPtr& op : ops) {
       end(op, text(*op, Code::kClosed, cat("region ", region->name, " was closed")), finished);
     }
-    if (shm_ && region->memory->shareable() && (state_ == State::kSyncing || state_ == State::kLive)) {
+    if (!routes_.empty() && (state_ == State::kSyncing || state_ == State::kLive)) {
       Frame frame;
       frame.kind = Kind::kGone;
       frame.region = region->key;
@@ -153,8 +177,8 @@ bool Connection::wait_released(const std::vector<OpPtr>& ops) {
   for (;;) {
     {
       std::lock_guard lock(mutex_);
-      if (!shm_ || state_ == State::kDead ||
-          std::none_of(ops.begin(), ops.end(), [&](const OpPtr& op) { return shm_->reads_source_of(*op); })) {
+      if (state_ == State::kDead ||
+          std::none_of(ops.begin(), ops.end(), [&](const OpPtr& op) { return reads_source_locked(*op); })) {
         return true;
       }
     }
@@ -163,23 +187,8 @@ bool Connection::wait_released(const std::vector<OpPtr>& ops) {
   }
 }
 
-void Connection::announce(const Region& region) {
-  std::lock_guard lock(mutex_);
-  if (!shm_ || !region.memory->shareable() || (state_ != State::kSyncing && state_ != State::kLive)) return;
-  Frame frame;
-  frame.kind = Kind::kRegion;
-  frame.region = region.key;
-  frame.op = region.memory->id();
-  BodyWriter body;
-  body.put<std::uint64_t>(region.memory->size()).put<std::uint64_t>(region.base).put<std::uint64_t>(region.size);
-  frame.body = static_cast<std::uint32_t>(body.bytes().size());
-  Outgoing out;
-  out.begin(frame, body.bytes());
-  out.descriptors.emplace_back(fcntl(region.memory->fd().get(), F_DUPFD_CLOEXEC, 0));
-  NANO_CHECK(out.descriptors.back(), Code::kSystem, "announcing region ", region.name, ": ", errno_text(errno));
-  outbox_.push(std::move(out));
-  dirty_.store(true, std::memory_order_release);
-  core_->waker.kick();
+bool Connection::reads_source_locked(const Op& op) const {
+  return op.path && op.path->reads_source_of(op);
 }
 
 void Connection::sever(Code code, const std::string& reason, bool quiet) {
@@ -191,9 +200,9 @@ void Connection::sever(Code code, const std::string& reason, bool quiet) {
     if (state_ == State::kDead) return;
     before = state_;
     who = describe();
-    if (shm_) {
-      shm_->advance(finished);  // what the peer had confirmed before it left is done
-      shm_->close();
+    for (const Route& route : routes_) {
+      if (route.is(Route::State::kUsable)) route.path->advance(finished);  // what was confirmed before it left is done
+      if (route.path) route.path->close();
     }
     state_ = State::kDead;
     why_ = Error(code, cat(who, ": ", reason));
@@ -233,10 +242,8 @@ void Connection::end(const OpPtr& op, std::optional<Error> error, Finished& fini
   if (op->ended) return;
   op->ended = true;
   op->gate.close();
-  if (error) {
-    stream_.abandon(*op);
-    if (shm_) shm_->abandon(*op);
-  }
+  if (error && op->path) op->path->abandon(*op);
+  if (op->path == &stream_) on_stream_.fetch_sub(1, std::memory_order_relaxed);
   ops_.erase(op->id);
   finished.add(op, std::move(error));
 }
@@ -251,9 +258,15 @@ void Connection::queue(const Frame& frame, std::string_view body) {
 }
 
 void Connection::queue_locked(const Frame& frame, std::string_view body) {
-  Frame sized = frame;
-  sized.body = static_cast<std::uint32_t>(body.size());
-  outbox_.push(sized, body);
+  push_locked(frame, body, {});
+}
+
+void Connection::push_locked(Frame frame, std::string_view body, std::vector<Fd> descriptors) {
+  frame.body = static_cast<std::uint32_t>(body.size());
+  Outgoing out;
+  out.begin(frame, body);
+  out.descriptors = std::move(descriptors);
+  outbox_.push(std::move(out));
   dirty_.store(true, std::memory_order_release);
 }
 

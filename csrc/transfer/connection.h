@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -13,7 +14,6 @@
 #include "transfer/inbox.h"
 #include "transfer/outbox.h"
 #include "transfer/path.h"
-#include "transfer/shm_path.h"
 #include "transfer/stream_path.h"
 
 namespace nano::transfer {
@@ -38,12 +38,16 @@ class Connection final : public Assist,
                          public FrameHandler,
                          public std::enable_shared_from_this<Connection> {
  public:
-  // local: a unix socket, so that the shm path is used as well.
-  Connection(std::shared_ptr<Core> core, std::uint64_t id, Fd socket, Role role, bool local);
+  // local: a unix socket. transports: the names of those that may be offered.
+  Connection(std::shared_ptr<Core> core, std::uint64_t id, Fd socket, Role role, bool local,
+             std::vector<std::string> transports);
 
   std::uint64_t id() const { return id_; }
   std::string peer_name() const;
-  const char* transport() const { return local_ ? "shm" : "tcp"; }
+  // The fastest one in use.
+  const char* transport() const { return transport_.load(std::memory_order_acquire); }
+  // All that this side or the peer offered, fastest first, and why one is not used (empty: it is).
+  std::vector<std::pair<std::string, std::string>> transports() const;
   bool dead() const { return dead_.load(std::memory_order_acquire); }
   bool greeted() const { return greeted_.load(std::memory_order_acquire); }
 
@@ -56,6 +60,8 @@ class Connection final : public Assist,
   // The same for every operation on a region that is being closed, which the peer then forgets.
   void retract(const RegionPtr& region);
   void announce(const Region& region);
+  // After it returns nothing that the peer has begun writes to a closed tag's blocks.
+  void fence(std::uint64_t tag);
   // Ends the connection, once: pending operations fail with that code. quiet: the owner asked for it.
   void sever(Code code, const std::string& reason, bool quiet);
 
@@ -73,14 +79,19 @@ class Connection final : public Assist,
   void retire();
 
   bool assist() override;
-  void assist_begin() override;
-  void assist_end() override;
+  bool assist_begin() override;
+  void assist_end(bool begun) override;
 
   std::mutex& mutex() override { return mutex_; }
   const Catalog& catalog() const override { return core_->catalog; }
+  void send(Path& path, std::string_view body, std::vector<Fd> descriptors) override;
+  void usable(Path& path) override;
+  void decline(Path& path, const std::string& reason) override;
   void confirm(const OpPtr& op, std::size_t pieces, Finished& finished) override;
   void refuse(const OpPtr& op, Status status, std::size_t position, Finished& finished) override;
+  void reroute(const OpPtr& op) override;
   void completed(std::uint64_t tag) override;
+  void watch(int fd) override;
   void kick() override { core_->waker.kick(); }
 
   std::uint32_t body_limit(const Frame& frame) const override;
@@ -90,10 +101,21 @@ class Connection final : public Assist,
  private:
   enum class State { kGreeting, kProving, kSyncing, kLive, kDead };
 
+  // One of the connector's offers, in its order; after them, what is reported as not in use.
+  struct Route {
+    enum class State { kOpen, kUsable, kDeclined };
+    std::string name;
+    std::shared_ptr<Path> path;  // null: never opened
+    std::atomic<State> state{State::kOpen};
+    std::string reason;
+    bool is(State wanted) const { return state.load(std::memory_order_acquire) == wanted; }
+  };
+
   bool on_hello(std::string_view body);
   bool on_challenge(std::string_view body);
   bool on_proof(std::string_view body);
   bool on_ready();
+  bool on_path(const Frame& frame, std::string_view body);
   bool on_region(const Frame& frame, std::string_view body);
   bool on_write(const Frame& frame, std::string_view body, Intake*& intake);
   bool on_read(const Frame& frame, std::string_view body);
@@ -101,8 +123,16 @@ class Connection final : public Assist,
   bool on_ack(const Frame& frame);
   bool on_refusal(std::string_view body);
   bool refuse_greeting(Code code, const std::string& text);
-  void open_shm(std::unique_ptr<ShmLink> link, int mine, Fd bell);
+
+  std::vector<Offer> make_offers();
+  void open_paths(const std::vector<Offer>& offers, const std::vector<Offer>& mine, const std::vector<Offer>& theirs);
+  std::size_t index_of(const Path& path) const;
   void announce_all();
+  void announce_locked(const Region& region);
+  void push_locked(Frame frame, std::string_view body, std::vector<Fd> descriptors);
+  void refuse_route(std::size_t index, const std::string& reason, bool tell);
+  void settle_locked();
+  void route_locked(const OpPtr& op, Finished& finished);
 
   bool receive();
   void listen_for(std::uint32_t events);
@@ -111,6 +141,7 @@ class Connection final : public Assist,
   void flush_locked(std::size_t budget);
   void end(const OpPtr& op, std::optional<Error> error, Finished& finished);
   bool wait_released(const std::vector<OpPtr>& ops);
+  bool reads_source_locked(const Op& op) const;
   Error text(const Op& op, Code code, const std::string& reason) const;
   std::string describe() const;
 
@@ -119,7 +150,8 @@ class Connection final : public Assist,
   const Role role_;
   const bool local_;
   Fd socket_;
-  Fd bell_;  // the peer rings it to wake our worker
+  std::vector<std::string> names_;                        // of the transports that may be offered
+  std::vector<std::pair<std::string, std::string>> not_;  // those that are not, and why
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
@@ -133,13 +165,16 @@ class Connection final : public Assist,
   std::unordered_map<std::uint64_t, OpPtr> ops_;
   std::uint64_t next_op_ = 1;
   StreamPath stream_;
-  std::unique_ptr<ShmPath> shm_;
+  std::atomic<int> on_stream_{0};  // operations under way there
+  std::deque<Route> routes_;       // made by the worker, once, under the mutex
+  std::vector<OpPtr> homeless_;    // their path was declined
+  bool synced_ = false;            // the peer's half of the handshake is done
+  std::atomic<const char*> transport_;
   std::optional<Counted> counted_{std::in_place, Counter::kPeers};
 
-  // Whoever has the turn receives: the worker, or, on a connection without shm, a thread that waits for a Transfer.
-  // With shm, such a thread takes it to look for completions and to copy reads.
+  // Whoever has the turn receives, and works for the paths: the worker, or a thread that waits for a Transfer.
   std::atomic_flag turn_;
-  int waiters_ = 0;  // of those threads; under the mutex
+  int waiters_ = 0;  // of those threads, that read the socket; under the mutex
   int epoll_ = -1;   // the worker's, which looks for input only while no thread waits
   std::atomic<bool> readable_{true};
   std::atomic<std::int64_t> heard_;

@@ -33,7 +33,9 @@ bool read_places(const Frame& frame, std::string_view body, std::vector<std::uin
 std::uint32_t Connection::body_limit(const Frame& frame) const {
   // Only the worker changes the state while the connection is not dead.
   if (!greeted()) return kMaxGreeting;
-  return frame.kind == Kind::kMessage ? kMaxMessage : std::uint32_t{kChunkPieces * sizeof(Place)};
+  if (frame.kind == Kind::kMessage) return kMaxMessage;
+  if (frame.kind == Kind::kPath || frame.kind == Kind::kRegion || frame.kind == Kind::kDecline) return kMaxPathBody;
+  return std::uint32_t{kChunkPieces * sizeof(Place)};
 }
 
 bool Connection::on_frame(const Frame& frame, std::string_view body, Intake*& intake) {
@@ -58,40 +60,20 @@ bool Connection::on_frame(const Frame& frame, std::string_view body, Intake*& in
     default:
       break;
   }
-  // The acceptor announces its regions before the connector hears that it is ready.
-  if (frame.kind == Kind::kRegion && state == State::kProving && connector) return on_region(frame, body);
+  // The acceptor's paths and regions come before the connector hears that it is ready.
+  if (state == State::kSyncing || state == State::kLive || (connector && state == State::kProving)) {
+    if (frame.kind == Kind::kPath || frame.kind == Kind::kDecline) return on_path(frame, body);
+    if (frame.kind == Kind::kRegion || frame.kind == Kind::kGone) return on_region(frame, body);
+  }
   if (state != State::kSyncing && state != State::kLive) return false;
   switch (frame.kind) {
-    case Kind::kRegion:
-      return on_region(frame, body);
-    case Kind::kGone: {
-      std::lock_guard lock(mutex_);
-      if (shm_) shm_->unmap_region(frame.region);
-      return true;
-    }
-    case Kind::kMapped: {
-      std::lock_guard lock(mutex_);
-      if (shm_) shm_->allow_source(static_cast<std::uint32_t>(frame.op));
-      return true;
-    }
-    case Kind::kSync: {
-      if (connector || state != State::kSyncing) return false;
-      Frame answer;
-      answer.kind = Kind::kSynced;
-      {
-        std::lock_guard lock(mutex_);
-        if (state_ == State::kDead) return true;
-        state_ = State::kLive;
-        queue_locked(answer);
-      }
-      core_->events.push({EventKind::kJoined, shared_from_this(), 0, {}});
-      return true;
-    }
+    case Kind::kSync:
     case Kind::kSynced: {
-      if (!connector || state != State::kSyncing) return false;
+      if (connector != (frame.kind == Kind::kSynced) || state != State::kSyncing) return false;
       std::lock_guard lock(mutex_);
-      if (state_ == State::kSyncing) state_ = State::kLive;
-      changed_.notify_all();
+      if (synced_) return false;
+      synced_ = true;
+      settle_locked();
       return true;
     }
     case Kind::kPing:
@@ -109,27 +91,6 @@ bool Connection::on_frame(const Frame& frame, std::string_view body, Intake*& in
     default:
       return false;
   }
-}
-
-void Connection::announce_all() {
-  if (!local_) return;
-  for (const RegionPtr& region : core_->catalog.regions()) announce(*region);
-}
-
-bool Connection::on_region(const Frame& frame, std::string_view body) {
-  BodyReader in(body);
-  const auto memory_size = in.get<std::uint64_t>();
-  const auto base = in.get<std::uint64_t>();
-  const auto size = in.get<std::uint64_t>();
-  Fd fd = inbox_.take_descriptor();
-  if (!in.ok() || !fd || !shm_ || frame.op > UINT32_MAX) return false;
-  std::lock_guard lock(mutex_);
-  shm_->map_region(frame.region, static_cast<std::uint32_t>(frame.op), std::move(fd), memory_size, base, size);
-  Frame answer;
-  answer.kind = Kind::kMapped;
-  answer.op = frame.op;
-  queue_locked(answer);
-  return true;
 }
 
 bool Connection::on_write(const Frame& frame, std::string_view body, Intake*& intake) {

@@ -1,21 +1,8 @@
 // A connection's handshake, from both sides.
-#include <fcntl.h>
-
-#include <cerrno>
-
 #include "base/error.h"
 #include "transfer/connection.h"
 
 namespace nano::transfer {
-namespace {
-
-Fd duplicate(const Fd& fd) {
-  Fd out(fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));
-  NANO_CHECK(out, Code::kSystem, "transfer: duplicating a descriptor: ", errno_text(errno));
-  return out;
-}
-
-}  // namespace
 
 bool Connection::refuse_greeting(Code code, const std::string& reason) {
   Frame frame;
@@ -62,6 +49,7 @@ bool Connection::on_hello(std::string_view body) {
   challenge_.name = core_->config.name;
   challenge_.nonce = random_bytes(32);
   challenge_.secret = !secret.empty();
+  challenge_.offers = make_offers();
   const Digest proof = prove(Role::kAcceptor, secret, hello_, challenge_);
   BodyWriter out;
   out.text(encode(challenge_)).put(proof);
@@ -94,18 +82,8 @@ bool Connection::on_challenge(std::string_view body) {
   frame.kind = Kind::kProof;
   BodyWriter out;
   out.put(prove(Role::kConnector, secret, hello_, challenge_));
-  frame.body = static_cast<std::uint32_t>(out.bytes().size());
-  Outgoing outgoing;
-  outgoing.begin(frame, out.bytes());
-  if (local_) {
-    auto link = ShmLink::create();
-    outgoing.descriptors.push_back(duplicate(link->fd()));
-    outgoing.descriptors.push_back(duplicate(bell_));
-    open_shm(std::move(link), 0, Fd());
-  }
-  std::lock_guard lock(mutex_);
-  outbox_.push(std::move(outgoing));
-  dirty_.store(true, std::memory_order_release);
+  queue(frame, out.bytes());
+  open_paths(hello_.offers, hello_.offers, challenge_.offers);
   return true;
 }
 
@@ -117,37 +95,21 @@ bool Connection::on_proof(std::string_view body) {
   if (!secret.empty() && !equal_digests(proof, prove(Role::kConnector, secret, hello_, challenge_))) {
     return refuse_greeting(Code::kRefused, "wrong secret");
   }
-  Frame frame;
-  frame.kind = Kind::kReady;
-  Outgoing outgoing;
-  outgoing.begin(frame);
-  if (local_) {
-    Fd link = inbox_.take_descriptor();
-    Fd bell = inbox_.take_descriptor();
-    if (!link || !bell) return false;
-    open_shm(ShmLink::open(std::move(link)), 1, std::move(bell));
-    outgoing.descriptors.push_back(duplicate(bell_));
-  }
   {
     std::lock_guard lock(mutex_);
     if (state_ == State::kDead) return true;
     state_ = State::kSyncing;
   }
   greeted_.store(true, std::memory_order_release);
+  open_paths(hello_.offers, challenge_.offers, hello_.offers);
   announce_all();
-  std::lock_guard lock(mutex_);
-  outbox_.push(std::move(outgoing));
-  dirty_.store(true, std::memory_order_release);
+  Frame frame;
+  frame.kind = Kind::kReady;
+  queue(frame);
   return true;
 }
 
 bool Connection::on_ready() {
-  if (local_) {
-    Fd bell = inbox_.take_descriptor();
-    if (!bell) return false;
-    std::lock_guard lock(mutex_);
-    shm_->set_bell(std::move(bell));
-  }
   {
     std::lock_guard lock(mutex_);
     if (state_ == State::kDead) return true;
@@ -159,11 +121,6 @@ bool Connection::on_ready() {
   frame.kind = Kind::kSync;
   queue(frame);
   return true;
-}
-
-void Connection::open_shm(std::unique_ptr<ShmLink> link, int mine, Fd bell) {
-  std::lock_guard lock(mutex_);
-  shm_ = std::make_unique<ShmPath>(*this, std::move(link), mine, std::move(bell));
 }
 
 }  // namespace nano::transfer

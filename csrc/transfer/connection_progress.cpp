@@ -23,13 +23,6 @@ void Connection::start(const Fd& epoll) {
   event.data.u64 = id_ << 3 | kSocketEvents;
   NANO_CHECK(epoll_ctl(epoll.get(), EPOLL_CTL_ADD, socket_.get(), &event) == 0, Code::kSystem,
              "connection: epoll: ", errno_text(errno));
-  if (bell_) {
-    // Edge-triggered and never read: each ring is an edge of its own.
-    event.events = EPOLLIN | EPOLLET;
-    event.data.u64 = id_ << 3 | kBellEvents;
-    NANO_CHECK(epoll_ctl(epoll.get(), EPOLL_CTL_ADD, bell_.get(), &event) == 0, Code::kSystem,
-               "connection: epoll: ", errno_text(errno));
-  }
   {
     std::lock_guard lock(mutex_);
     epoll_ = epoll.get();
@@ -38,6 +31,7 @@ void Connection::start(const Fd& epoll) {
   hello_.name = core_->config.name;
   hello_.nonce = random_bytes(32);
   hello_.secret = !core_->config.secret.empty();
+  hello_.offers = make_offers();
   Frame frame;
   frame.kind = Kind::kHello;
   queue(frame, encode(hello_));
@@ -50,14 +44,28 @@ void Connection::writable() {
 }
 
 bool Connection::progress() {
-  bool moved = shm_ && shm_->serve();
+  bool moved = false, completion = false;
+  for (const Route& route : routes_) {
+    if (route.is(Route::State::kDeclined)) continue;
+    moved |= route.path->serve();
+    if (!route.is(Route::State::kUsable)) continue;
+    moved |= route.path->work();
+    completion |= route.path->has_completion();
+  }
   if (readable_.load(std::memory_order_acquire)) moved |= receive();
-  const bool completion = shm_ && shm_->has_completion();
   if (completion || dirty_.load(std::memory_order_acquire)) {
     Finished finished;
     std::lock_guard lock(mutex_);
-    if (completion) moved |= shm_->advance(finished);
-    if (dirty_.load(std::memory_order_relaxed) && !blocked_ && state_ != State::kDead) {
+    if (state_ == State::kDead) return moved;
+    if (completion) {
+      for (const Route& route : routes_) {
+        if (route.is(Route::State::kUsable)) moved |= route.path->advance(finished);
+      }
+    }
+    for (const OpPtr& op : std::exchange(homeless_, {})) {
+      if (!op->ended) route_locked(op, finished);
+    }
+    if (dirty_.load(std::memory_order_relaxed) && !blocked_) {
       flush_locked(kFlushBudget);
       moved = true;
     }
@@ -110,6 +118,9 @@ std::int64_t Connection::tick(std::int64_t now) {
     for (const OpPtr& op : late) {
       end(op, text(*op, Code::kTimeout, "not confirmed within its timeout"), finished);
     }
+    for (const Route& route : routes_) {
+      if (state_ != State::kDead && !route.is(Route::State::kDeclined)) next = std::min(next, route.path->tick(now));
+    }
     if (live && now - pinged_ >= config.heartbeat_ns) {
       pinged_ = now;
       Frame frame;
@@ -132,14 +143,20 @@ std::int64_t Connection::tick(std::int64_t now) {
 }
 
 bool Connection::arm() {
-  if ((shm_ && shm_->arm()) || dead()) return true;
+  bool work = dead();
+  for (const Route& route : routes_) {
+    if (!route.is(Route::State::kDeclined)) work |= route.path->arm();
+  }
+  if (work) return true;
   std::lock_guard lock(mutex_);
   if (dirty_.load(std::memory_order_relaxed) && !blocked_) return true;
   return readable_.load(std::memory_order_relaxed) && waiters_ == 0;
 }
 
 void Connection::disarm() {
-  if (shm_) shm_->disarm();
+  for (const Route& route : routes_) {
+    if (!route.is(Route::State::kDeclined)) route.path->disarm();
+  }
 }
 
 void Connection::retire() {
@@ -148,16 +165,18 @@ void Connection::retire() {
   landing_.release();
   reading_.reset();
   std::lock_guard lock(mutex_);
-  shm_.reset();
+  for (Route& route : routes_) {
+    route.state.store(Route::State::kDeclined, std::memory_order_release);
+    route.path.reset();
+  }
   socket_.reset();
-  bell_.reset();
   epoll_ = -1;
   counted_.reset();
 }
 
 bool Connection::assist() {
   bool moved = false;
-  if (!local_) {
+  if (on_stream_.load(std::memory_order_relaxed) > 0) {
     if (dead()) return false;
     moved = receive();
     if (dirty_.load(std::memory_order_acquire)) {
@@ -167,36 +186,44 @@ bool Connection::assist() {
         moved = true;
       }
     }
-    return moved;
   }
-  // With the turn, for the shm path lives as long as that is held.
-  if (turn_.test_and_set(std::memory_order_acquire)) return false;
+  // With the turn, for paths live as long as that is held.
+  if (routes_.empty() || turn_.test_and_set(std::memory_order_acquire)) return moved;
   {
     Finished finished;
-    moved = shm_ && shm_->read_some();
-    if (!moved && shm_ && shm_->has_completion()) {
-      std::lock_guard lock(mutex_);
-      moved = shm_->advance(finished);
+    for (const Route& route : routes_) {
+      if (!route.is(Route::State::kUsable)) continue;
+      bool worked = route.path->work();
+      if (!worked && route.path->has_completion()) {
+        std::lock_guard lock(mutex_);
+        worked = route.path->advance(finished);
+      }
+      moved |= worked;
     }
   }
   turn_.clear(std::memory_order_release);
   return moved;
 }
 
-void Connection::assist_begin() {
+bool Connection::assist_begin() {
   std::lock_guard lock(mutex_);
-  if (shm_) shm_->watch(true);
-  if (!local_ && waiters_++ == 0) listen_for(EPOLLOUT | EPOLLRDHUP | EPOLLET);
+  for (const Route& route : routes_) {
+    if (route.is(Route::State::kUsable)) route.path->attend(true);
+  }
+  if (on_stream_.load(std::memory_order_relaxed) == 0) return false;
+  if (waiters_++ == 0) listen_for(EPOLLOUT | EPOLLRDHUP | EPOLLET);
+  return true;
 }
 
-void Connection::assist_end() {
+void Connection::assist_end(bool begun) {
   Finished finished;
   std::unique_lock lock(mutex_);
-  if (shm_) {
-    shm_->watch(false);
-    shm_->advance(finished);
+  for (const Route& route : routes_) {
+    if (!route.is(Route::State::kUsable)) continue;
+    route.path->attend(false);
+    route.path->advance(finished);
   }
-  if (!local_) {
+  if (begun) {
     // Reports anew whatever is there.
     if (--waiters_ == 0) listen_for(EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
     if (dirty_.load(std::memory_order_relaxed) || readable_.load(std::memory_order_relaxed)) core_->waker.kick();

@@ -3,11 +3,14 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "transfer/catalog.h"
 #include "transfer/event.h"
 #include "transfer/net.h"
+#include "transfer/transports.h"
 
 namespace nano::transfer {
 
@@ -16,9 +19,9 @@ struct Config {
   std::string host = "127.0.0.1";
   int port = 0;
   std::string advertise;  // the host that the descriptor names; empty: `host`
-  bool shm = true;
-  bool tcp = true;
-  std::string secret;  // empty: none
+  std::vector<std::string> transports = transport_names();
+  std::vector<std::string> devices;  // of verbs; empty: all
+  std::string secret;                // empty: none
   bool insecure = false;
   std::int64_t spin_ns = 50'000;
   std::int64_t heartbeat_ns = 1'000'000'000;
@@ -62,9 +65,11 @@ class Waker {
 };
 
 struct Core {
-  explicit Core(Config options) : config(std::move(options)) {}
+  explicit Core(Config options) : config(std::move(options)), transports(make_transports(config)) {}
 
   const Config config;
+  // Fastest first. Connections' paths are gone before them.
+  std::vector<std::unique_ptr<Transport>> transports;
   Catalog catalog;
   EventQueue events;
   Waker waker;

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 
 #include "base/error.h"
@@ -24,19 +25,21 @@ std::string to_hex(std::string_view bytes) {
 void check(const Config& config) {
   NANO_CHECK(!config.name.empty() && config.name.size() <= 255, Code::kInvalidInput,
              "Endpoint: name must have 1 to 255 bytes, got ", config.name.size());
-  NANO_CHECK(config.shm || config.tcp, Code::kInvalidInput, "Endpoint: transports must name shm, tcp or both");
+  check_transport_names(config.transports);
   NANO_CHECK(config.port >= 0 && config.port <= 65535, Code::kInvalidInput,
              "Endpoint: port must be in [0, 65535], got ", config.port);
   NANO_CHECK(config.heartbeat_ns > 0 && config.silence_ns > config.heartbeat_ns, Code::kInvalidInput,
              "Endpoint: heartbeat must be > 0 and silence longer than it");
   NANO_CHECK(config.spin_ns >= 0, Code::kInvalidInput, "Endpoint: spin must be >= 0");
-  NANO_CHECK(!config.tcp || is_loopback(config.host) || !config.secret.empty() || config.insecure, Code::kRefused,
-             "Endpoint: host ", config.host, " is not loopback: pass secret=, or insecure=True to trust the network");
+  NANO_CHECK(
+      !any_transport(config.transports, false) || is_loopback(config.host) || !config.secret.empty() || config.insecure,
+      Code::kRefused, "Endpoint: host ", config.host,
+      " is not loopback: pass secret=, or insecure=True to trust the network");
 }
 
 // What others can use to reach a socket that listens on every address.
 std::string reachable(const Config& config) {
-  if (!config.tcp) return {};
+  if (!any_transport(config.transports, false)) return {};
   if (!config.advertise.empty()) return config.advertise;
   if (config.host != "0.0.0.0" && config.host != "::") return config.host;
   std::array<char, 256> name{};
@@ -50,11 +53,11 @@ Endpoint::Endpoint(Config config) {
   check(config);
   core_ = std::make_shared<Core>(std::move(config));
   Fd tcp, local;
-  if (core_->config.tcp) {
+  if (any_transport(core_->config.transports, false)) {
     port_ = core_->config.port;
     tcp = listen_tcp(core_->config.host, port_);
   }
-  if (core_->config.shm) {
+  if (any_transport(core_->config.transports, true)) {
     socket_name_ = "nano-transfer-" + to_hex(random_bytes(12));
     local = listen_unix(socket_name_);
   }
@@ -74,10 +77,27 @@ RegionPtr Endpoint::allocate(std::size_t bytes, const std::string& name) {
   NANO_CHECK(!name.empty(), Code::kInvalidInput, "Endpoint.allocate: name must not be empty");
   NANO_CHECK(!core_->catalog.find(region_key(name)), Code::kInvalidInput, "Endpoint.allocate: name ", name,
              " is taken");
-  auto region = std::make_shared<Region>(name, Memory::allocate(bytes, name), 0, bytes);
+  return open(std::make_shared<Region>(name, Memory::allocate(bytes, name), 0, bytes));
+}
+
+RegionPtr Endpoint::open(RegionPtr region) {
   core_->catalog.add(region);
+  std::size_t added = 0;
+  try {
+    for (; added < core_->transports.size(); ++added) core_->transports[added]->add(*region);
+  } catch (const Error&) {
+    region->removed.test_and_set();
+    core_->catalog.remove(region);
+    while (added > 0) core_->transports[--added]->remove(*region);
+    throw;
+  }
   for (const auto& connection : worker_->connections()) connection->announce(*region);
   return region;
+}
+
+void Endpoint::forget_in_transports(const RegionPtr& region) {
+  if (region->removed.test_and_set()) return;
+  for (const auto& transport : core_->transports) transport->remove(*region);
 }
 
 RegionPtr Endpoint::add(void* data, std::size_t bytes, bool writable, std::shared_ptr<void> keep,
@@ -97,27 +117,30 @@ RegionPtr Endpoint::add(void* data, std::size_t bytes, bool writable, std::share
     base = offset;
   }
   if (!memory) memory = Memory::borrow(data, bytes, writable, std::move(keep));
-  auto region = std::make_shared<Region>(name, std::move(memory), base, bytes);
-  core_->catalog.add(region);
-  for (const auto& connection : worker_->connections()) connection->announce(*region);
-  return region;
+  return open(std::make_shared<Region>(name, std::move(memory), base, bytes));
 }
 
 void Endpoint::close_region(const RegionPtr& region) {
   region->gate.close();
   for (const auto& connection : worker_->connections()) connection->retract(region);
+  forget_in_transports(region);
   core_->catalog.remove(region);
 }
 
-std::shared_ptr<Connection> Endpoint::connect(std::string_view descriptor, std::int64_t timeout_ns, bool shm,
-                                              bool tcp) {
+std::shared_ptr<Connection> Endpoint::connect(std::string_view descriptor, std::int64_t timeout_ns,
+                                              const std::vector<std::string>& transports) {
   check_open("connect");
+  std::vector<std::string> names = core_->config.transports;
+  if (!transports.empty()) {
+    check_transport_names(transports);
+    std::erase_if(names, [&](const auto& name) { return std::ranges::find(transports, name) == transports.end(); });
+  }
   const Descriptor target = decode_descriptor(descriptor);
   const std::int64_t deadline = boot_ns() + timeout_ns;
-  const bool local = shm && core_->config.shm && !target.socket.empty() && target.host_id == host_id();
-  const bool remote = tcp && core_->config.tcp && !target.host.empty();
+  const bool local = any_transport(names, true) && !target.socket.empty() && target.host_id == host_id();
+  const bool remote = any_transport(names, false) && !target.host.empty();
   NANO_CHECK(local || remote, Code::kRefused, "Endpoint.connect to ", target.name,
-             ": no transport in common (shm needs one host)");
+             ": no transport in common (shared memory needs one host)");
   Fd socket;
   bool over_unix = local;
   if (local) {
@@ -130,7 +153,7 @@ std::shared_ptr<Connection> Endpoint::connect(std::string_view descriptor, std::
     }
   }
   if (!over_unix) socket = connect_tcp(target.host, target.port, deadline);
-  auto connection = worker_->connect(std::move(socket), over_unix);
+  auto connection = worker_->connect(std::move(socket), over_unix, std::move(names));
   try {
     connection->await_live(deadline);
   } catch (const Error& error) {
@@ -158,6 +181,7 @@ std::shared_ptr<Tag> Endpoint::tag(std::uint64_t id) const {
 
 void Endpoint::forget(std::uint64_t tag) {
   core_->catalog.forget(tag);
+  for (const auto& connection : worker_->connections()) connection->fence(tag);
 }
 
 void Endpoint::close() {
@@ -167,7 +191,12 @@ void Endpoint::close() {
              "Endpoint.close: called from a Transfer's callback, which runs in the thread that close waits for");
   closed_.store(true, std::memory_order_release);
   if (worker_) worker_->stop();
+  for (const RegionPtr& region : core_->catalog.regions()) {
+    region->gate.close();
+    forget_in_transports(region);
+  }
   core_->catalog.clear();
+  for (const auto& transport : core_->transports) transport->close();
   core_->events.take();
   counted_.reset();
 }

@@ -33,7 +33,9 @@ class Endpoint {
   // After it returns nothing touches the region's bytes on behalf of a peer or of an operation.
   void close_region(const RegionPtr& region);
 
-  std::shared_ptr<Connection> connect(std::string_view descriptor, std::int64_t timeout_ns, bool shm, bool tcp);
+  // transports: those to use; empty: all of this endpoint's.
+  std::shared_ptr<Connection> connect(std::string_view descriptor, std::int64_t timeout_ns,
+                                      const std::vector<std::string>& transports = {});
 
   void expect(std::uint64_t tag, const RegionPtr& region, std::vector<std::int64_t> offsets, std::uint64_t length);
   std::shared_ptr<Tag> tag(std::uint64_t tag) const;
@@ -46,6 +48,8 @@ class Endpoint {
 
  private:
   void check_open(const char* operation) const;
+  RegionPtr open(RegionPtr region);
+  void forget_in_transports(const RegionPtr& region);
 
   std::shared_ptr<Core> core_;
   int port_ = 0;

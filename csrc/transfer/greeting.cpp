@@ -12,6 +12,8 @@ std::string encode_as(const Message& message) {
   BodyWriter out;
   out.put(kProtocolVersion).text(message.nonce).text(message.name);
   out.put(static_cast<std::uint8_t>(message.secret ? 1 : 0));
+  out.put(static_cast<std::uint32_t>(message.offers.size()));
+  for (const Offer& offer : message.offers) out.text(offer.name).text(offer.body);
   return out.bytes();
 }
 
@@ -24,6 +26,15 @@ std::optional<Message> decode_as(std::string_view body, std::uint32_t& version) 
   out.nonce = in.text();
   out.name = in.text();
   out.secret = in.get<std::uint8_t>() != 0;
+  const auto offers = in.get<std::uint32_t>();
+  if (offers > kMaxOffers) return std::nullopt;
+  for (std::uint32_t i = 0; i < offers; ++i) {
+    Offer offer;
+    offer.name = in.text();
+    offer.body = in.text();
+    if (offer.body.size() > kMaxOffer) return std::nullopt;
+    out.offers.push_back(std::move(offer));
+  }
   if (!in.ok() || out.nonce.size() != kNonce || out.name.empty() || out.name.size() > 255) return std::nullopt;
   return out;
 }

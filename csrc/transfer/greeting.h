@@ -4,21 +4,30 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "transfer/sha256.h"
 
 namespace nano::transfer {
 
+// A transport that one side can use, as it describes itself.
+struct Offer {
+  std::string name;
+  std::string body;
+};
+
 struct Hello {
   std::string name;
   std::string nonce;
   bool secret = false;  // the connector has one
+  std::vector<Offer> offers;
 };
 
 struct Challenge {
   std::string name;
   std::string nonce;
   bool secret = false;  // the acceptor wants it proven
+  std::vector<Offer> offers;
 };
 
 // Both proofs cover both sides' messages, and differ by role, so that none can be played back.

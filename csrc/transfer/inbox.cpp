@@ -17,7 +17,7 @@ constexpr std::size_t kBuffer = 16 << 10;
 constexpr std::size_t kBudget = 4 << 20;   // bytes a pump, so that other connections get their turn
 constexpr std::size_t kReceive = 1 << 20;  // payload bytes a system call
 constexpr std::size_t kVectors = 128;
-constexpr std::size_t kMaxDescriptors = 64;
+constexpr std::size_t kMaxWaiting = 64;  // descriptors whose frame has not come
 
 // Where dropped bytes go: written by the worker, read by nobody.
 thread_local char scratch[64 << 10];
@@ -203,7 +203,7 @@ std::int64_t Inbox::receive(const Fd& socket) {
         int fd;
         std::memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof(fd));
         Fd owned(fd);
-        if (descriptors_.size() < kMaxDescriptors) descriptors_.push_back(std::move(owned));
+        if (descriptors_.size() < kMaxWaiting) descriptors_.push_back(std::move(owned));
       }
     }
   }

@@ -90,12 +90,14 @@ std::shared_ptr<Memory> Memory::map_peer(Fd fd, std::size_t bytes) {
   return out;
 }
 
-std::shared_ptr<Memory> Memory::borrow(void* data, std::size_t bytes, bool writable, std::shared_ptr<void> keep) {
+std::shared_ptr<Memory> Memory::borrow(void* data, std::size_t bytes, bool writable, std::shared_ptr<void> keep,
+                                       int device) {
   std::shared_ptr<Memory> out(new Memory);
   out->data_ = static_cast<std::byte*>(data);
   out->size_ = bytes;
   out->writable_ = writable;
   out->keep_ = std::move(keep);
+  out->device_ = device;
   return out;
 }
 

@@ -12,12 +12,16 @@ namespace nano::transfer {
 
 class Memory {
  public:
+  static constexpr int kHost = -1;
+
   // A memfd whose pages all exist (no SIGBUS later) and that no other process can map writable, shrink or punch.
   static std::shared_ptr<Memory> allocate(std::size_t bytes, const std::string& name);
   // A peer's memfd, mapped read-only. Refused unless it is sealed against shrinking and as large as claimed.
   static std::shared_ptr<Memory> map_peer(Fd fd, std::size_t bytes);
   // Somebody's buffer; `keep` holds it for as long as this object lives.
-  static std::shared_ptr<Memory> borrow(void* data, std::size_t bytes, bool writable, std::shared_ptr<void> keep);
+  // device: the CUDA device that the address belongs to; kHost for memory that the CPU reaches.
+  static std::shared_ptr<Memory> borrow(void* data, std::size_t bytes, bool writable, std::shared_ptr<void> keep,
+                                        int device = kHost);
 
   ~Memory();
   Memory(const Memory&) = delete;
@@ -26,6 +30,9 @@ class Memory {
   std::byte* data() const { return data_; }
   std::size_t size() const { return size_; }
   bool writable() const { return writable_; }
+  int device() const { return device_; }
+  // The CPU must not touch it.
+  bool on_device() const { return device_ != kHost; }
   // A process on this host can map it.
   bool shareable() const { return static_cast<bool>(fd_); }
   const Fd& fd() const { return fd_; }
@@ -39,6 +46,7 @@ class Memory {
   std::byte* data_ = nullptr;
   std::size_t size_ = 0;
   bool writable_ = false;
+  int device_ = kHost;
   bool mapped_ = false;
   Fd fd_;
   std::shared_ptr<void> keep_;

@@ -17,6 +17,8 @@ namespace nano::transfer {
 // Chunks are what the two sides validate, copy and acknowledge at once: at most this many pieces.
 inline constexpr std::uint32_t kChunkPieces = 256;
 
+class Path;
+
 enum class Opcode : std::uint8_t { kWrite, kRead };
 
 // One block of an operation; offsets are in bytes from the beginning of each side's region.
@@ -43,8 +45,10 @@ struct Op {
   std::uint64_t bytes() const { return length * pieces.size(); }
 
   // Progress, guarded by the connection's mutex.
-  std::size_t posted = 0;     // pieces handed to a path
-  std::size_t confirmed = 0;  // pieces the other side answered for
+  Path* path = nullptr;         // that carries it
+  const Path* avoid = nullptr;  // that gave it back
+  std::size_t posted = 0;       // pieces handed to a path
+  std::size_t confirmed = 0;    // pieces the other side answered for
   bool ended = false;
   Gate gate;  // entered to write a read's destination; closed when the operation ends
 };

@@ -15,7 +15,6 @@ namespace {
 constexpr std::size_t kVectors = 128;
 constexpr std::size_t kSend = 1 << 20;  // payload bytes a system call
 constexpr std::size_t kTrailer = 8;
-constexpr std::size_t kMaxDescriptors = 4;
 
 char zeros[64 << 10];  // read only
 

@@ -1,6 +1,7 @@
 // A named run of bytes that peers may address.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -36,7 +37,8 @@ struct Region {
   const std::shared_ptr<Memory> memory;
   const std::size_t base;  // where in the memory it begins
   const std::size_t size;
-  Gate gate;  // entered by whoever touches the bytes; closed with the region
+  Gate gate;                 // entered by whoever touches the bytes; closed with the region
+  std::atomic_flag removed;  // from the transports
   std::optional<Counted> counted{std::in_place, Counter::kRegions};
 };
 

@@ -1,10 +1,15 @@
 #include "transfer/shm_path.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 
+#include "base/error.h"
 #include "transfer/clock.h"
 #include "transfer/copy.h"
+#include "transfer/wire.h"
 
 namespace nano::transfer {
 namespace {
@@ -16,6 +21,15 @@ constexpr std::uint32_t kNotifyEvery = 32;
 static_assert(kNotifyEvery <= kSlots && kNotifyEvery <= kLanePieces / kShmChunkPieces);
 constexpr std::uint64_t kInlineRead = 64 << 10;  // a read up to this is copied by the caller
 
+// What a frame of this path says.
+enum class Note : std::uint32_t { kLink, kBell, kMapped };
+
+Fd duplicate(const Fd& fd) {
+  Fd out(fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));
+  NANO_CHECK(out, Code::kSystem, "shm: duplicating a descriptor: ", errno_text(errno));
+  return out;
+}
+
 std::size_t chunk_pieces(const Op& op, std::uint32_t most) {
   const std::uint64_t fit = std::max<std::uint64_t>(1, kChunkBytes / op.length);
   return static_cast<std::size_t>(std::min({fit, std::uint64_t{most}, std::uint64_t{op.pieces.size() - op.posted}}));
@@ -23,12 +37,57 @@ std::size_t chunk_pieces(const Op& op, std::uint32_t most) {
 
 }  // namespace
 
-ShmPath::ShmPath(PathHost& host, std::unique_ptr<ShmLink> link, int mine, Fd bell)
-    : host_(host),
-      link_(std::move(link)),
-      out_(link_->lane(mine)),
-      in_(link_->lane(1 - mine)),
-      bell_(std::move(bell)) {}
+// The connector makes the link and sends it with its bell; the acceptor answers with its own.
+void ShmPath::start() {
+  host_.watch(own_bell_.get());
+  if (role_ != Role::kConnector) return;
+  use(ShmLink::create());
+  std::vector<Fd> descriptors;
+  descriptors.push_back(duplicate(link_->fd()));
+  descriptors.push_back(duplicate(own_bell_));
+  host_.send(*this, BodyWriter().put(Note::kLink).bytes(), std::move(descriptors));
+}
+
+void ShmPath::use(std::unique_ptr<ShmLink> link) {
+  link_ = std::move(link);
+  const int mine = role_ == Role::kConnector ? 0 : 1;
+  out_ = &link_->lane(mine);
+  in_ = &link_->lane(1 - mine);
+}
+
+bool ShmPath::on_frame(std::string_view body, std::vector<Fd> descriptors) {
+  BodyReader in(body);
+  switch (in.get<Note>()) {
+    case Note::kLink:
+      if (link_ || descriptors.size() != 2) return false;
+      use(ShmLink::open(std::move(descriptors[0])));
+      bell_ = std::move(descriptors[1]);
+      descriptors.clear();
+      descriptors.push_back(duplicate(own_bell_));
+      host_.send(*this, BodyWriter().put(Note::kBell).bytes(), std::move(descriptors));
+      host_.usable(*this);
+      return true;
+    case Note::kBell:
+      if (bell_ || descriptors.size() != 1) return false;
+      bell_ = std::move(descriptors[0]);
+      host_.usable(*this);
+      return true;
+    case Note::kMapped:
+      sources_.insert(in.get<std::uint32_t>());
+      return in.ok();
+  }
+  return false;
+}
+
+std::optional<Announcement> ShmPath::announce(const Region& region) {
+  if (!region.memory->shareable()) return std::nullopt;
+  BodyWriter body;
+  body.put(region.memory->id()).put<std::uint64_t>(region.memory->size());
+  body.put<std::uint64_t>(region.base).put<std::uint64_t>(region.size);
+  Announcement out{body.bytes(), {}};
+  out.descriptors.push_back(duplicate(region.memory->fd()));
+  return out;
+}
 
 bool ShmPath::takes(const Op& op) const {
   if (op.opcode == Opcode::kWrite) return op.local->memory->shareable() && sources_.contains(op.local->memory->id());
@@ -75,14 +134,14 @@ bool ShmPath::advance(Finished& finished) {
 }
 
 bool ShmPath::has_completion() const {
-  const auto& slot = out_.slots[head_.load(std::memory_order_relaxed) % kSlots];
+  const auto& slot = out_->slots[head_.load(std::memory_order_relaxed) % kSlots];
   return slot.state.load(std::memory_order_acquire) == SlotState::kDone;
 }
 
 bool ShmPath::reap(Finished& finished) {
   bool any = false;
   for (std::uint32_t head = head_.load(std::memory_order_relaxed); head != tail_; ++head) {
-    Slot& slot = out_.slots[head % kSlots];
+    Slot& slot = out_->slots[head % kSlots];
     if (slot.state.load(std::memory_order_acquire) != SlotState::kDone) break;
     Posted& posted = posted_[head % kSlots];
     const Status status = static_cast<Status>(slot.status);
@@ -111,9 +170,9 @@ bool ShmPath::post() {
     for (std::size_t i = 0; i < n; ++i) {
       Piece piece = op->pieces[op->posted + i];
       piece.local += op->local->base;
-      out_.pieces[(pieces_tail_ + i) % kLanePieces] = piece;
+      out_->pieces[(pieces_tail_ + i) % kLanePieces] = piece;
     }
-    Slot& slot = out_.slots[tail_ % kSlots];
+    Slot& slot = out_->slots[tail_ % kSlots];
     const bool last = op->posted + n == op->pieces.size();
     slot.flags =
         (last || tail_ % kNotifyEvery == 0 ? kSlotNotify : 0) | (op->bytes() >= kStreamingBytes ? kSlotStream : 0);
@@ -127,7 +186,7 @@ bool ShmPath::post() {
     posted_[tail_ % kSlots] = {op, op->posted, static_cast<std::uint32_t>(n)};
     // seq_cst, here and in arm(): either the sleeper sees this slot, or we see that it sleeps.
     slot.state.store(SlotState::kPosted, std::memory_order_seq_cst);
-    wake(out_.server_sleeps);
+    wake(out_->server_sleeps);
     ++tail_;
     pieces_tail_ += static_cast<std::uint32_t>(n);
     op->posted += n;
@@ -143,7 +202,7 @@ void ShmPath::wake(std::atomic<std::uint32_t>& sleeps) {
 void ShmPath::abandon(Op& op) {
   for (std::uint32_t at = head_.load(std::memory_order_relaxed); at != tail_; ++at) {
     if (posted_[at % kSlots].op.get() != &op) continue;
-    auto& state = out_.slots[at % kSlots].state;
+    auto& state = out_->slots[at % kSlots].state;
     SlotState expected = SlotState::kPosted;
     if (state.compare_exchange_strong(expected, SlotState::kWithdrawn)) continue;
     expected = SlotState::kTaken;
@@ -154,13 +213,14 @@ void ShmPath::abandon(Op& op) {
 bool ShmPath::reads_source_of(const Op& op) const {
   for (std::uint32_t at = head_.load(std::memory_order_relaxed); at != tail_; ++at) {
     if (posted_[at % kSlots].op.get() != &op) continue;
-    if (out_.slots[at % kSlots].state.load(std::memory_order_acquire) == SlotState::kRevoked) return true;
+    if (out_->slots[at % kSlots].state.load(std::memory_order_acquire) == SlotState::kRevoked) return true;
   }
   return false;
 }
 
 void ShmPath::close() {
-  out_.closed.store(1, std::memory_order_seq_cst);
+  if (!link_) return;
+  out_->closed.store(1, std::memory_order_seq_cst);
   // A chunk that is being copied right now must not count either: whoever waits for it is told that it failed.
   for (std::uint32_t at = head_.load(std::memory_order_relaxed); at != tail_; ++at) {
     if (posted_[at % kSlots].op) abandon(*posted_[at % kSlots].op);
@@ -168,8 +228,9 @@ void ShmPath::close() {
 }
 
 bool ShmPath::serve() {
-  bool any = read_some();
-  Slot& slot = in_.slots[cursor_ % kSlots];
+  if (!link_) return false;
+  bool any = false;
+  Slot& slot = in_->slots[cursor_ % kSlots];
   SlotState state = slot.state.load(std::memory_order_acquire);
   if (state != SlotState::kPosted && state != SlotState::kWithdrawn) return any;
   std::uint32_t bad = 0;
@@ -179,7 +240,7 @@ bool ShmPath::serve() {
     status = copy_in(slot, bad);
     SlotState taken = SlotState::kTaken;
     const bool counts = slot.state.compare_exchange_strong(taken, SlotState::kCounting) &&
-                        in_.closed.load(std::memory_order_acquire) == 0;
+                        in_->closed.load(std::memory_order_acquire) == 0;
     if (status == Status::kOk) {
       if (counts) {
         const std::uint64_t tag = landing_.tag();
@@ -194,7 +255,7 @@ bool ShmPath::serve() {
   slot.bad = bad;
   slot.state.store(SlotState::kDone, std::memory_order_seq_cst);
   ++cursor_;
-  if (notify) wake(in_.client_sleeps);
+  if (notify) wake(in_->client_sleeps);
   return true;
 }
 
@@ -205,7 +266,7 @@ Status ShmPath::copy_in(const Slot& slot, std::uint32_t& bad) {
   const std::int64_t deadline = slot.deadline;
   if (count == 0 || count > kShmChunkPieces || length == 0) return Status::kMalformed;
   for (std::uint32_t i = 0; i < count; ++i) {
-    pieces_[i] = in_.pieces[(first + i) % kLanePieces];
+    pieces_[i] = in_->pieces[(first + i) % kLanePieces];
     places_[i] = pieces_[i].remote;
     indices_[i] = pieces_[i].index;
   }
@@ -259,7 +320,7 @@ bool ShmPath::copy_pieces(const std::byte* source, bool stream) {
 }
 
 // Our own reads, a slice at a time: the worker, and whoever waits for one.
-bool ShmPath::read_some() {
+bool ShmPath::work() {
   if (!reading_.load(std::memory_order_acquire)) return false;
   OpPtr op;
   RemoteRegion remote;
@@ -318,31 +379,36 @@ Status ShmPath::copy_read(Op& op, std::size_t first, std::size_t count, const Re
 }
 
 bool ShmPath::arm() {
-  in_.server_sleeps.store(1, std::memory_order_seq_cst);
-  out_.client_sleeps.store(1, std::memory_order_seq_cst);
-  const SlotState state = in_.slots[cursor_ % kSlots].state.load(std::memory_order_seq_cst);
-  const auto& mine = out_.slots[head_.load(std::memory_order_relaxed) % kSlots];
+  if (!link_) return false;
+  in_->server_sleeps.store(1, std::memory_order_seq_cst);
+  out_->client_sleeps.store(1, std::memory_order_seq_cst);
+  const SlotState state = in_->slots[cursor_ % kSlots].state.load(std::memory_order_seq_cst);
+  const auto& mine = out_->slots[head_.load(std::memory_order_relaxed) % kSlots];
   return state == SlotState::kPosted || state == SlotState::kWithdrawn || reading_.load(std::memory_order_acquire) ||
          mine.state.load(std::memory_order_seq_cst) == SlotState::kDone;
 }
 
 void ShmPath::disarm() {
-  in_.server_sleeps.store(0, std::memory_order_relaxed);
-  out_.client_sleeps.store(0, std::memory_order_relaxed);
+  if (!link_) return;
+  in_->server_sleeps.store(0, std::memory_order_relaxed);
+  out_->client_sleeps.store(0, std::memory_order_relaxed);
 }
 
-void ShmPath::watch(bool watching) {
-  out_.client_sleeps.store(watching ? 0 : 1, std::memory_order_seq_cst);
+void ShmPath::attend(bool attending) {
+  out_->client_sleeps.store(attending ? 0 : 1, std::memory_order_seq_cst);
 }
 
-void ShmPath::map_region(std::uint64_t key, std::uint32_t memory, Fd fd, std::uint64_t memory_size, std::uint64_t base,
-                         std::uint64_t size) {
+bool ShmPath::on_region(std::uint64_t key, std::string_view body, std::vector<Fd> descriptors) {
+  BodyReader in(body);
+  const auto memory = in.get<std::uint32_t>();
+  const auto memory_size = in.get<std::uint64_t>(), base = in.get<std::uint64_t>(), size = in.get<std::uint64_t>();
+  if (!in.ok() || descriptors.size() != 1) return false;
   NANO_CHECK(base <= memory_size && size <= memory_size - base, Code::kRefused,
              "a peer's region lies outside its memory");
   auto& mapped = mapped_[memory];
   if (!mapped) {
     try {
-      mapped = Memory::map_peer(std::move(fd), memory_size);
+      mapped = Memory::map_peer(std::move(descriptors[0]), memory_size);
     } catch (const Error&) {
       mapped_.erase(memory);
       throw;
@@ -350,9 +416,11 @@ void ShmPath::map_region(std::uint64_t key, std::uint32_t memory, Fd fd, std::ui
   }
   NANO_CHECK(base + size <= mapped->size(), Code::kRefused, "a peer's region lies outside its memory");
   regions_.insert_or_assign(key, RemoteRegion{memory, mapped, base, size});
+  host_.send(*this, BodyWriter().put(Note::kMapped).put(memory).bytes());
+  return true;
 }
 
-void ShmPath::unmap_region(std::uint64_t key) {
+void ShmPath::on_gone(std::uint64_t key) {
   const auto at = regions_.find(key);
   if (at == regions_.end()) return;
   const std::uint32_t memory = at->second.memory_id;

@@ -6,7 +6,9 @@
 #include <deque>
 #include <memory>
 #include <unordered_map>
+#include <unordered_set>
 
+#include "transfer/greeting.h"
 #include "transfer/path.h"
 #include "transfer/shm_link.h"
 
@@ -14,8 +16,14 @@ namespace nano::transfer {
 
 class ShmPath final : public Path {
  public:
-  // mine: the lane of our own operations. bell: wakes the other side's worker.
-  ShmPath(PathHost& host, std::unique_ptr<ShmLink> link, int mine, Fd bell);
+  ShmPath(PathHost& host, Role role) : host_(host), role_(role), own_bell_(make_eventfd()) {}
+
+  const char* name() const override { return "shm"; }
+  void start() override;
+  bool on_frame(std::string_view body, std::vector<Fd> descriptors) override;
+  std::optional<Announcement> announce(const Region& region) override;
+  bool on_region(std::uint64_t key, std::string_view body, std::vector<Fd> descriptors) override;
+  void on_gone(std::uint64_t key) override;
 
   bool takes(const Op& op) const override;
   void submit(const OpPtr& op, Finished& finished) override;
@@ -26,22 +34,11 @@ class ShmPath final : public Path {
   bool arm() override;
   void disarm() override;
 
-  // Copies a chunk of our own reads, without the mutex. False: there are none.
-  bool read_some();
-  // A waiting thread looks for completions itself (or stops to).
-  void watch(bool watching);
-  bool has_completion() const;
-  // From now on nothing that the other side copies for us counts.
-  void close();
-
-  void set_bell(Fd bell) { bell_ = std::move(bell); }
-
-  // The peer's regions; the worker alone changes them, under the mutex.
-  void map_region(std::uint64_t key, std::uint32_t memory, Fd fd, std::uint64_t memory_size, std::uint64_t base,
-                  std::uint64_t size);
-  void unmap_region(std::uint64_t key);
-  // The peer has mapped this memory of ours.
-  void allow_source(std::uint32_t memory) { sources_.insert_or_assign(memory, true); }
+  // Copies a chunk of our own reads.
+  bool work() override;
+  void attend(bool attending) override;
+  bool has_completion() const override;
+  void close() override;
 
  private:
   struct Posted {
@@ -55,6 +52,7 @@ class ShmPath final : public Path {
     std::uint64_t base = 0, size = 0;
   };
 
+  void use(std::unique_ptr<ShmLink> link);
   bool post();
   bool reap(Finished& finished);
   RemoteRegion remote_of(const Op& op) const;
@@ -65,10 +63,12 @@ class ShmPath final : public Path {
   void wake(std::atomic<std::uint32_t>& sleeps);
 
   PathHost& host_;
+  const Role role_;
+  const Fd own_bell_;  // the peer rings it to wake our worker
+  Fd bell_;            // the peer's
   std::unique_ptr<ShmLink> link_;
-  Lane& out_;
-  Lane& in_;
-  Fd bell_;
+  Lane* out_ = nullptr;  // of our own operations; null until there is a link
+  Lane* in_ = nullptr;
 
   // Our operations; under the mutex.
   std::deque<OpPtr> writes_;
@@ -78,7 +78,7 @@ class ShmPath final : public Path {
   std::uint32_t tail_ = 0;
   std::uint32_t pieces_head_ = 0, pieces_tail_ = 0;
   std::array<Posted, kSlots> posted_;
-  std::unordered_map<std::uint32_t, bool> sources_;
+  std::unordered_set<std::uint32_t> sources_;  // memory of ours that the peer has mapped
   std::unordered_map<std::uint64_t, RemoteRegion> regions_;
 
   // The other side's operations; the worker alone.

@@ -35,6 +35,8 @@ const char* status_text(Status status) {
       return "the region is read-only";
     case Status::kUnmapped:
       return "the source memory is not mapped there";
+    case Status::kOnDevice:
+      return "the region is GPU memory, which this transport cannot reach";
     case Status::kBusy:
       return "the piece was arriving by another transfer at the same time";
     case Status::kLate:

@@ -19,6 +19,7 @@ enum class Status : std::uint32_t {
   kOutOfBounds,    // past the region's end
   kReadOnly,       // the region may not be written
   kUnmapped,       // the source's memory is not mapped here
+  kOnDevice,       // the region is GPU memory, and the path has no way there
   kBusy,           // the piece was arriving from elsewhere at the same time
   kLate,           // the deadline passed before the copy was over
   kWithdrawn,      // the initiator took it back

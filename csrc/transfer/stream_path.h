@@ -1,4 +1,5 @@
-// The connection's own socket, TCP or unix: carries any operation, in chunks that the other side acknowledges.
+// The connection's own socket, TCP or unix: carries any operation on host memory, in chunks that the other side
+// acknowledges.
 #pragma once
 
 #include <deque>
@@ -10,17 +11,15 @@ namespace nano::transfer {
 
 class StreamPath final : public Path, public FrameSource {
  public:
-  // flush: sends what the socket takes right now.
-  StreamPath(PathHost& host, Outbox& outbox) : host_(host), outbox_(outbox) {}
+  StreamPath(const char* name, Outbox& outbox) : name_(name), outbox_(outbox) {}
 
-  bool takes(const Op&) const override { return true; }
+  const char* name() const override { return name_; }
+  void start() override {}
+  bool on_frame(std::string_view, std::vector<Fd>) override { return false; }
+  bool takes(const Op& op) const override { return !op.local->memory->on_device(); }
   void submit(const OpPtr& op, Finished& finished) override;
   bool advance(Finished&) override { return false; }
   void abandon(Op& op) override { outbox_.abandon(op); }
-  bool reads_source_of(const Op&) const override { return false; }
-  bool serve() override { return false; }
-  bool arm() override { return false; }
-  void disarm() override {}
 
   bool next(Outgoing& out) override;
   bool waiting() const { return !writes_.empty() || !reads_.empty(); }
@@ -33,7 +32,7 @@ class StreamPath final : public Path, public FrameSource {
   bool next_write(Outgoing& out);
   bool next_read(Outgoing& out);
 
-  PathHost& host_;
+  const char* const name_;
   Outbox& outbox_;
   std::deque<OpPtr> writes_, reads_;
   std::size_t asked_ = 0;  // read chunks without an answer

@@ -24,7 +24,7 @@ void Transfer::wait(std::int64_t timeout_ns, std::int64_t spin_ns) {
   const std::int64_t deadline = begin + (timeout_ns < 0 || timeout_ns > kLongest ? kLongest : timeout_ns);
   if (!done_.load(std::memory_order_acquire)) {
     if (const auto helper = spin_ns > 0 ? helper_.lock() : nullptr) {
-      helper->assist_begin();
+      const bool begun = helper->assist_begin();
       std::int64_t spin_until = std::min(deadline, begin + spin_ns);
       for (int spins = 1; !done_.load(std::memory_order_acquire); ++spins) {
         if (helper->assist()) {
@@ -36,7 +36,7 @@ void Transfer::wait(std::int64_t timeout_ns, std::int64_t spin_ns) {
         relax();
         if ((spins & 15) == 0 && mono_ns() >= spin_until) break;
       }
-      helper->assist_end();
+      helper->assist_end(begun);
     }
   }
   std::unique_lock lock(mutex_);

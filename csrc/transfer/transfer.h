@@ -20,9 +20,10 @@ namespace nano::transfer {
 class Assist {
  public:
   virtual ~Assist() = default;
-  virtual bool assist() = 0;        // do a bit of the work now; true: something moved
-  virtual void assist_begin() = 0;  // this thread will look: nobody else has to be woken for them
-  virtual void assist_end() = 0;    // it will look no longer
+  virtual bool assist() = 0;  // do a bit of the work now; true: something moved
+  // This thread will look: nobody else has to be woken. What it returns goes to assist_end, when it looks no longer.
+  virtual bool assist_begin() = 0;
+  virtual void assist_end(bool begun) = 0;
 };
 
 class Transfer : public std::enable_shared_from_this<Transfer> {

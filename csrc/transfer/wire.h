@@ -10,21 +10,26 @@
 namespace nano::transfer {
 
 inline constexpr std::uint32_t kMagic = 0x6f6e616e;  // "nano"
-inline constexpr std::uint32_t kProtocolVersion = 1;
+inline constexpr std::uint32_t kProtocolVersion = 2;
 inline constexpr std::uint32_t kMaxMessage = 1u << 20;
-inline constexpr std::uint32_t kMaxGreeting = 1024;  // bytes of a body before the peer is authenticated
+inline constexpr std::uint32_t kMaxGreeting = 16u << 10;  // bytes of a body before the peer is authenticated
+inline constexpr std::uint32_t kMaxPathBody = 64u << 10;
+inline constexpr std::size_t kMaxOffer = 1500;     // bytes of a transport's offer
+inline constexpr std::size_t kMaxOffers = 8;       // transports
+inline constexpr std::size_t kMaxDescriptors = 4;  // beside one frame; `count` says how many
 
 enum class Kind : std::uint16_t {
-  kHello = 1,  // connector: version, nonce, name
-  kChallenge,  // acceptor: version, nonce, name, its proof of the secret
-  kProof,      // connector: its proof; with shm, the link's memory and its doorbell
-  kReady,      // acceptor: all of its regions were announced before; with shm, its doorbell
+  kHello = 1,  // connector: version, nonce, name, offers
+  kChallenge,  // acceptor: version, nonce, name, offers, its proof of the secret
+  kProof,      // connector: its proof
+  kReady,      // acceptor: all of its regions were announced before
   kRefuse,     // acceptor: why not
-  kRegion,     // a shareable region, with its memory's descriptor
+  kPath,       // between the two ends of path `op`, the connector's op-th offer
+  kDecline,    // path `op` is not used, or no longer: why
+  kRegion,     // what path `op` says of a region
   kGone,       // that region was closed
-  kMapped,     // that memory may be used now
   kSync,       // connector: all of its regions were announced before
-  kSynced,     // acceptor: and are mapped
+  kSynced,     // acceptor: and are known; all of its paths have settled
   kPing,
   kMessage,
   kWrite,  // pieces' places, then the payload

@@ -49,18 +49,19 @@ void Worker::listen(bool on) {
   }
 }
 
-std::shared_ptr<Connection> Worker::add(Fd socket, Role role, bool local) {
+std::shared_ptr<Connection> Worker::add(Fd socket, Role role, bool local, std::vector<std::string> transports) {
   std::lock_guard lock(mutex_);
   NANO_CHECK(!stop_.load(), Code::kClosed, "Endpoint ", core_->config.name, ": closed");
-  auto connection = std::make_shared<Connection>(core_, next_id_++, std::move(socket), role, local);
+  auto connection =
+      std::make_shared<Connection>(core_, next_id_++, std::move(socket), role, local, std::move(transports));
   all_.emplace(connection->id(), connection);
   new_.push_back(connection);
   fresh_.store(true, std::memory_order_release);
   return connection;
 }
 
-std::shared_ptr<Connection> Worker::connect(Fd socket, bool local) {
-  auto connection = add(std::move(socket), Role::kConnector, local);
+std::shared_ptr<Connection> Worker::connect(Fd socket, bool local, std::vector<std::string> transports) {
+  auto connection = add(std::move(socket), Role::kConnector, local, std::move(transports));
   core_->waker.kick();
   return connection;
 }
@@ -187,7 +188,7 @@ void Worker::accept(const Fd& listener, bool local) {
     if (static_cast<std::size_t>(strangers) >= kMaxStrangers) continue;  // closes it
     if (!local) tune_tcp(socket);
     try {
-      add(std::move(socket), Role::kAcceptor, local);
+      add(std::move(socket), Role::kAcceptor, local, core_->config.transports);
       adopt();
     } catch (const Error& error) {
       core_->events.push({EventKind::kLog, nullptr, 0, cat("a connection was not taken: ", error.what())});

@@ -21,7 +21,7 @@ class Worker {
   ~Worker() { stop(); }
 
   // Takes over a socket that has just been connected.
-  std::shared_ptr<Connection> connect(Fd socket, bool local);
+  std::shared_ptr<Connection> connect(Fd socket, bool local, std::vector<std::string> transports);
   std::vector<std::shared_ptr<Connection>> connections() const;
   // Severs every connection, quietly, and ends the thread. Idempotent.
   void stop();
@@ -45,7 +45,7 @@ class Worker {
   void adopt();
   void bury();
   void watch(int fd, Source source);
-  std::shared_ptr<Connection> add(Fd socket, Role role, bool local);
+  std::shared_ptr<Connection> add(Fd socket, Role role, bool local, std::vector<std::string> transports);
 
   const std::shared_ptr<Core> core_;
   Fd tcp_, local_;

@@ -59,7 +59,14 @@ class Peer:
     @property
     def name(self) -> str: ...
     @property
-    def transport(self) -> Literal["shm", "tcp"]: ...
+    def transport(self) -> str:
+        """The fastest one in use; operations whose memory it does not reach use the next."""
+
+    @property
+    def transports(self) -> list[tuple[str, str]]:
+        """(name, why it is not used) of every transport that either side offers, fastest first; "" when it is used.
+        The last is the socket: "unix" or "tcp"."""
+
     @property
     def closed(self) -> bool: ...
     def write(
@@ -118,10 +125,11 @@ class Event:
 class Endpoint:
     """What a process opens to move memory to and from others: one thread, one port.
 
-    name: what peers see. host, port: where TCP listens; 0 takes a free port. transports: those offered and used.
-    secret: shared by all endpoints of a cluster; a host other than loopback needs it, or insecure=True.
-    advertise: the host in the descriptor, when it is not `host`. spin: seconds that the thread polls after activity
-    before it sleeps. heartbeat, silence: seconds between signs of life, and after how long without one a peer is lost.
+    name: what peers see. host, port: where TCP listens; 0 takes a free port. transports: those offered and used; None:
+    all. secret: shared by all endpoints of a cluster; a host other than loopback needs it, or insecure=True. devices:
+    the RDMA devices to use; None: all. advertise: the host in the descriptor, when it is not `host`. spin: seconds that
+    the thread polls after activity before it sleeps. heartbeat, silence: seconds between signs of life, and after how
+    long without one a peer is lost.
     Raises Refused, InvalidInput, SystemFault.
     """
 
@@ -130,10 +138,11 @@ class Endpoint:
         name: str,
         host: str = "127.0.0.1",
         port: int = 0,
-        transports: Sequence[str] = ("shm", "tcp"),
+        transports: Sequence[str] | None = None,
         secret: bytes | None = None,
         insecure: bool = False,
         *,
+        devices: Sequence[str] | None = None,
         advertise: str | None = None,
         spin: float = 50e-6,
         heartbeat: float = 1.0,

@@ -34,8 +34,7 @@ std::string hex(const Digest& digest) {
 Config config(const char* name, bool shm) {
   Config out;
   out.name = name;
-  out.shm = shm;
-  out.tcp = !shm;
+  out.transports = {shm ? "shm" : "tcp"};
   return out;
 }
 
@@ -43,7 +42,7 @@ struct Pair {
   explicit Pair(bool shm, std::size_t bytes = 1 << 20) : source(config("source", shm)), sink(config("sink", shm)) {
     src = source.allocate(bytes, "kv");
     dst = sink.allocate(bytes, "kv");
-    peer = source.connect(sink.descriptor(), 5 * kSecond, true, true);
+    peer = source.connect(sink.descriptor(), 5 * kSecond);
   }
   Endpoint source, sink;
   RegionPtr src, dst;
@@ -204,7 +203,7 @@ TEST_CASE("Connections come and go while data moves on another") {
       while (!stop) pair.peer->post(blocks(pair, Opcode::kWrite, 64, 1024))->wait(-1, 10'000);
     });
     for (int i = 0; i < 20; ++i) {
-      auto other = pair.source.connect(pair.sink.descriptor(), 5 * kSecond, true, true);
+      auto other = pair.source.connect(pair.sink.descriptor(), 5 * kSecond);
       auto region = pair.source.allocate(65536, "extra");
       auto op = blocks(pair, Opcode::kWrite, 16, 4096);
       op->local = region;

@@ -292,7 +292,7 @@ def test_garbage_closes_its_own_connection_with_one_log_line(what: str, caplog: 
         sink.poll()
         answer = dialogue(sink.port, GARBAGE[what])
         if what == "an old version":
-            assert b"protocol version 0, expected 1" in answer
+            assert b"protocol version 0, expected 2" in answer
         else:
             assert b"refused" not in answer
         with caplog.at_level(logging.WARNING, "nano.transfer"):
