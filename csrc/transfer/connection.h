@@ -89,6 +89,7 @@ class Connection final : public Assist,
   void decline(Path& path, const std::string& reason) override;
   void confirm(const OpPtr& op, std::size_t pieces, Finished& finished) override;
   void refuse(const OpPtr& op, Status status, std::size_t position, Finished& finished) override;
+  void fail(const OpPtr& op, Code code, const std::string& reason, Finished& finished) override;
   void reroute(const OpPtr& op) override;
   void completed(std::uint64_t tag) override;
   void watch(int fd) override;

@@ -34,6 +34,8 @@ class PathHost {
   virtual void confirm(const OpPtr& op, std::size_t pieces, Finished& finished) = 0;
   // Piece `position` of the operation was refused, which ends it.
   virtual void refuse(const OpPtr& op, Status status, std::size_t position, Finished& finished) = 0;
+  // It failed, for a reason that has no Status.
+  virtual void fail(const OpPtr& op, Code code, const std::string& reason, Finished& finished) = 0;
   // The operation begins anew on the connection's socket.
   virtual void reroute(const OpPtr& op) = 0;
 

@@ -6,12 +6,14 @@
 #include "base/error.h"
 #include "transfer/core.h"
 #include "transfer/shm_transport.h"
+#include "transfer/verbs_backend.h"
 
 namespace nano::transfer {
 namespace {
 
 constexpr std::array kKinds{
     TransportKind{"shm", true, &make_shm},
+    TransportKind{"verbs", false, &make_verbs},
     TransportKind{"tcp", false, nullptr},
 };
 

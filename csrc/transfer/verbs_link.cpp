@@ -58,8 +58,8 @@ std::vector<verbs::QueuePairAddress> VerbsLink::addresses() const {
 }
 
 void VerbsLink::connect(std::span<const verbs::QueuePairAddress> peer) {
-  NANO_CHECK(peer.size() == lanes_.size(), Code::kRefused, "verbs: the peer has ", peer.size(), " queue pairs, expected ",
-             lanes_.size());
+  NANO_CHECK(peer.size() == lanes_.size(), Code::kRefused, "verbs: the peer has ", peer.size(),
+             " queue pairs, expected ", lanes_.size());
   for (std::size_t i = 0; i < lanes_.size(); ++i) {
     verbs::QueuePair& pair = lanes_[i].pair();
     pair.post_receives(pair.max_receives());

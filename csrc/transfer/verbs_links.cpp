@@ -16,9 +16,9 @@ using verbs_wire::Message;
 namespace {
 
 constexpr std::int64_t kMs = 1'000'000;
-constexpr std::int64_t kOpening = 5000 * kMs;   // a link that is not ready by then is given up
-constexpr std::int64_t kWithout = 500 * kMs;    // so long operations wait for a link before they go by another path
-constexpr std::int64_t kRetry = 1000 * kMs;     // a rail that failed is tried again after that, later less often
+constexpr std::int64_t kOpening = 5000 * kMs;  // a link that is not ready by then is given up
+constexpr std::int64_t kWithout = 500 * kMs;   // so long operations wait for a link before they go by another path
+constexpr std::int64_t kRetry = 1000 * kMs;    // a rail that failed is tried again after that, later less often
 constexpr std::int64_t kRetryMost = 8000 * kMs;
 constexpr std::int64_t kSteady = 10'000 * kMs;  // a rail that worked so long is trusted again
 constexpr std::int64_t kLetGo = 250 * kMs;      // so long what was stopped may be under way
@@ -163,7 +163,7 @@ bool VerbsPath::on_rails(BodyReader& in) {
       for (std::size_t j = 0; j < theirs.size() && !mine[i]; ++j) {
         if (theirs[j] || (networks && !same_network(info_of(*transport_.rails()[i]), peers[j]))) continue;
         mine[i] = theirs[j] = true;
-        matches_.push_back({i, j});
+        matches_.push_back({.my_rail = i, .peer_rail = j, .problem = {}});
       }
     }
   }
@@ -223,8 +223,7 @@ bool VerbsPath::on_open_link(BodyReader& in) {
     return false;
   }
   try {
-    auto link =
-        std::make_unique<VerbsLink>(transport_.rails()[my_rail], my_rail, peer_rail, transport_.options());
+    auto link = std::make_unique<VerbsLink>(transport_.rails()[my_rail], my_rail, peer_rail, transport_.options());
     link->opened_at = boot_ns();
     link->connect(peer);
     BodyWriter out = message(Message::kLinkOpened);
@@ -335,9 +334,8 @@ bool VerbsPath::any_ready() const {
 // When the last link that could come has failed: before anything was carried the path is declined, later operations go
 // by another path until a rail works again.
 void VerbsPath::settle() {
-  if (closed_ || role_ != Role::kConnector || ended_ || std::ranges::any_of(links_, [](const LinkPtr& link) {
-        return link != nullptr;
-      })) {
+  if (closed_ || role_ != Role::kConnector || ended_ ||
+      std::ranges::any_of(links_, [](const LinkPtr& link) { return link != nullptr; })) {
     return;
   }
   if (settled_) {

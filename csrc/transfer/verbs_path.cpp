@@ -413,8 +413,7 @@ bool VerbsPath::post(VerbsChunk& chunk) {
       // All of it on one queue pair, so that the immediate comes after the bytes.
       std::uint64_t limit = UINT32_MAX;
       for (const auto& rail : transport_.rails()) limit = std::min(limit, rail->device()->limits().max_message);
-      VerbsLane* const lane =
-          pick(op.length, static_cast<std::size_t>((op.length + limit - 1) / limit), true, link);
+      VerbsLane* const lane = pick(op.length, static_cast<std::size_t>((op.length + limit - 1) / limit), true, link);
       if (lane == nullptr) return false;
       while (chunk.offset < op.length) {
         const std::uint64_t n = std::min(limit, op.length - chunk.offset);
@@ -500,9 +499,8 @@ void VerbsPath::abandon(Op& op) {
 }
 
 bool VerbsPath::reads_source_of(const Op& op) const {
-  return std::ranges::any_of(chunks_, [&](const auto& entry) {
-    return entry.second->op.get() == &op && entry.second->under_way > 0;
-  });
+  return std::ranges::any_of(
+      chunks_, [&](const auto& entry) { return entry.second->op.get() == &op && entry.second->under_way > 0; });
 }
 
 void VerbsPath::fence(std::uint64_t tag) {

@@ -94,7 +94,7 @@ class VerbsPath final : public Path {
     std::int64_t backoff = 0;
     std::int64_t ready_at = 0;
     std::uint32_t changes = 0;  // of the rail when it failed
-    std::string problem;
+    std::string problem{};
   };
   struct Arrival {
     VerbsLink* link;
@@ -162,7 +162,7 @@ class VerbsPath final : public Path {
   bool stranded_ = false;           // no rail works: operations go by another path until one does
   std::string problem_;             // of the link that failed last
   std::unordered_map<std::uint64_t, std::shared_ptr<const VerbsRemote>> remotes_;
-  std::deque<OpPtr> ops_;                                  // not yet cut up
+  std::deque<OpPtr> ops_;                                        // not yet cut up
   std::map<std::uint64_t, std::unique_ptr<VerbsChunk>> chunks_;  // by id
   std::uint64_t next_chunk_ = 1;
   std::deque<VerbsChunk*> unclaimed_;  // tagged, to be asked for

@@ -115,6 +115,12 @@ void VerbsTransport::remove(const Region& region) {
   regions_.erase(region.key);
 }
 
+void VerbsTransport::close() {
+  std::lock_guard lock(mutex_);
+  regions_.clear();
+  rails_.clear();
+}
+
 std::shared_ptr<const VerbsRegion> VerbsTransport::find(std::uint64_t key) const {
   std::lock_guard lock(mutex_);
   const auto at = regions_.find(key);

@@ -12,6 +12,7 @@
 
 #include "transfer/region.h"
 #include "transfer/transport.h"
+#include "transfer/verbs_backend.h"
 #include "verbs/device.h"
 #include "verbs/memory_region.h"
 #include "verbs/queue_pair.h"
@@ -59,6 +60,7 @@ class VerbsTransport final : public Transport {
   std::unique_ptr<Path> open(PathHost& host, Role role, std::string_view peer_offer) override;
   void add(const Region& region) override;
   void remove(const Region& region) override;
+  void close() override;
 
   const std::vector<std::shared_ptr<Rail>>& rails() const { return rails_; }
   const verbs::QueuePairOptions& options() const { return options_; }
@@ -86,7 +88,5 @@ class VerbsTransport final : public Transport {
   std::vector<std::shared_ptr<Rail>> rails_;  // set once, by activate()
   std::unordered_map<std::uint64_t, Known> regions_;
 };
-
-std::unique_ptr<Transport> make_verbs(const Config& config);
 
 }  // namespace nano::transfer

@@ -7,8 +7,8 @@ namespace nano::transfer::verbs_wire {
 
 // Every body begins with one of these and the epoch. What belongs to another epoch than the current one is dropped.
 enum class Message : std::uint8_t {
-  kRails = 1,  // once: this side's devices
-  kOpenLink,   // connector: a rail of each side, and its queue pairs
+  kRails = 1,   // once: this side's devices
+  kOpenLink,    // connector: a rail of each side, and its queue pairs
   kLinkOpened,  // acceptor: its own queue pairs, ready
   kLinkFailed,  // either: that link will not be, and why
   kLinkReady,   // connector: the link carried a probe; it may be used
@@ -28,9 +28,7 @@ struct Immediate {
 
   std::uint32_t slot = 0, generation = 0, piece = 0;
 
-  std::uint32_t pack() const {
-    return slot << (kGenerationBits + kPieceBits) | generation << kPieceBits | piece;
-  }
+  std::uint32_t pack() const { return slot << (kGenerationBits + kPieceBits) | generation << kPieceBits | piece; }
   static Immediate unpack(std::uint32_t word) {
     return {word >> (kGenerationBits + kPieceBits), word >> kPieceBits & (kGenerations - 1),
             word & ((1u << kPieceBits) - 1)};
