@@ -411,9 +411,8 @@ bool VerbsPath::on_end(BodyReader& in, std::uint32_t epoch) {
   return true;
 }
 
-// Operations go by another path.
-void VerbsPath::give_back() {
-  stranded_ = true;
+// Operations under way and queued, which this path no longer knows then.
+std::vector<OpPtr> VerbsPath::take_operations() {
   std::vector<OpPtr> ops;
   for (const auto& [id, chunk] : chunks_) {
     if (!chunk->op->ended && (ops.empty() || ops.back() != chunk->op)) ops.push_back(chunk->op);
@@ -425,7 +424,18 @@ void VerbsPath::give_back() {
   unclaimed_.clear();
   ready_.clear();
   ops_.clear();
-  for (const OpPtr& op : ops) host_.reroute(op);
+  return ops;
+}
+
+// No rail works: operations go by the socket, or fail where that may carry none.
+void VerbsPath::give_back() {
+  stranded_ = true;
+  if (transport_.alone()) {
+    answered_.store(true, std::memory_order_release);
+    host_.kick();
+    return;
+  }
+  for (const OpPtr& op : take_operations()) host_.reroute(op);
 }
 
 std::int64_t VerbsPath::tick(std::int64_t now) {

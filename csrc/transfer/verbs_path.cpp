@@ -43,23 +43,44 @@ bool is_operations_fault(int status) {
 }  // namespace
 
 bool VerbsPath::takes(const Op& op) const {
-  if (!settled_ || closed_ || stranded_) return false;
+  if (!settled_ || closed_ || (stranded_ && !transport_.alone())) return false;
   const auto local = transport_.find(op.local->key);
   const auto at = remotes_.find(op.remote_key);
+  // A region that was not announced, or not yet, is looked for by the other side, on the socket.
   if (!local || at == remotes_.end()) return false;
-  if (op.opcode == Opcode::kRead ? !local->writable : !at->second->writable) return false;
   // A piece of a tag travels on one queue pair, whose books it must fit.
   const std::uint64_t requests = static_cast<std::uint64_t>(transport_.options().max_sends) / 2;
   for (const auto& rail : transport_.rails()) {
     if (op.tag != 0 && op.length / requests > rail->device()->limits().max_message) return false;
   }
-  const std::uint64_t size = at->second->size;
-  // What lies outside is refused by the other side, by another path and in its own words.
-  return std::ranges::all_of(
-      op.pieces, [&](const Piece& piece) { return piece.remote <= size && op.length <= size - piece.remote; });
+  return true;
+}
+
+// Bounds and rights of what no tag guards; a tag's are the destination's to check.
+Status VerbsPath::check(const Op& op, std::size_t& position) const {
+  position = 0;
+  if (op.tag != 0) return Status::kOk;
+  const auto at = remotes_.find(op.remote_key);
+  if (at == remotes_.end()) return Status::kUnknownRegion;
+  const VerbsRemote& remote = *at->second;
+  if (op.opcode == Opcode::kWrite && !remote.writable) return Status::kReadOnly;
+  for (; position < op.pieces.size(); ++position) {
+    const std::uint64_t offset = op.pieces[position].remote;
+    if (offset > remote.size || op.length > remote.size - offset) return Status::kOutOfBounds;
+  }
+  return Status::kOk;
 }
 
 void VerbsPath::submit(const OpPtr& op, Finished& finished) {
+  if (stranded_) {
+    host_.fail(op, Code::kPeerLost, stranded_text(), finished);
+    return;
+  }
+  std::size_t position = 0;
+  if (const Status status = check(*op, position); status != Status::kOk) {
+    host_.refuse(op, status, position, finished);
+    return;
+  }
   ops_.push_back(op);
   pump(finished);
 }
@@ -117,6 +138,9 @@ bool VerbsPath::drain(Finished& finished) {
     std::vector<std::string> answers;
     answers.swap(answers_);
     for (const std::string& body : answers) answer(body, finished);
+    if (stranded_) {
+      for (const OpPtr& op : take_operations()) host_.fail(op, Code::kPeerLost, stranded_text(), finished);
+    }
     moved = true;
   }
   const std::uint32_t epoch = epoch_;

@@ -18,6 +18,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/error.h"
 #include "transfer/path.h"
 #include "transfer/verbs_claims.h"
 #include "transfer/verbs_link.h"
@@ -121,6 +122,8 @@ class VerbsPath final : public Path {
   void settle();
   bool any_ready() const;
   void give_back();
+  std::vector<OpPtr> take_operations();
+  std::string stranded_text() const { return cat("no rail leads to the peer: ", problem_); }
   std::int64_t look_at_links(std::int64_t now);
 
   // verbs_path.cpp: operations.
@@ -136,6 +139,7 @@ class VerbsPath final : public Path {
   bool drain(Finished& finished);
   void take(const Arrival& arrival, Finished& finished);
   void failed(VerbsLink& link, const verbs::Completion& completion, Finished& finished);
+  Status check(const Op& op, std::size_t& position) const;
   bool pump(Finished& finished);
   bool make_chunk(Finished& finished);
   void claim(VerbsChunk& chunk);

@@ -33,8 +33,8 @@ void Rail::look() {
   });
 }
 
-VerbsTransport::VerbsTransport(std::vector<std::string> devices, const verbs::QueuePairOptions& options)
-    : devices_(std::move(devices)), options_(options) {
+VerbsTransport::VerbsTransport(std::vector<std::string> devices, bool alone, const verbs::QueuePairOptions& options)
+    : devices_(std::move(devices)), alone_(alone), options_(options) {
   verbs::check(options_);
   if (!kernel_has_devices()) {
     why_not_ = "this machine has no RDMA device";
@@ -128,7 +128,8 @@ std::shared_ptr<const VerbsRegion> VerbsTransport::find(std::uint64_t key) const
 }
 
 std::unique_ptr<Transport> make_verbs(const Config& config) {
-  return std::make_unique<VerbsTransport>(config.devices, verbs::QueuePairOptions{});
+  const bool alone = std::ranges::find(config.transports, "tcp") == config.transports.end();
+  return std::make_unique<VerbsTransport>(config.devices, alone, verbs::QueuePairOptions{});
 }
 
 }  // namespace nano::transfer

@@ -53,7 +53,8 @@ class VerbsTransport final : public Transport {
  public:
   static constexpr std::size_t kMaxRails = 8;
 
-  VerbsTransport(std::vector<std::string> devices, const verbs::QueuePairOptions& options);
+  // alone: the socket must not carry what the rails cannot.
+  VerbsTransport(std::vector<std::string> devices, bool alone, const verbs::QueuePairOptions& options);
 
   const char* name() const override { return "verbs"; }
   std::optional<std::string> offer(bool local, std::string& why_not) override;
@@ -64,6 +65,7 @@ class VerbsTransport final : public Transport {
 
   const std::vector<std::shared_ptr<Rail>>& rails() const { return rails_; }
   const verbs::QueuePairOptions& options() const { return options_; }
+  bool alone() const { return alone_; }
   // Null: no such region, or a device does not take its memory.
   std::shared_ptr<const VerbsRegion> find(std::uint64_t key) const;
 
@@ -80,6 +82,7 @@ class VerbsTransport final : public Transport {
   void register_with_rails(Known& known);
 
   const std::vector<std::string> devices_;
+  const bool alone_;
   const verbs::QueuePairOptions options_;
   std::string why_not_;
 
