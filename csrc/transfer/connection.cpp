@@ -256,6 +256,10 @@ void Connection::completed(std::uint64_t tag) {
   core_->events.push({EventKind::kComplete, nullptr, tag, {}});
 }
 
+void Connection::log(const std::string& line) {
+  core_->events.push({EventKind::kLog, nullptr, 0, cat(describe(), ": ", line)});
+}
+
 void Connection::queue(const Frame& frame, std::string_view body) {
   std::lock_guard lock(mutex_);
   queue_locked(frame, body);

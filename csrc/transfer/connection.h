@@ -92,6 +92,7 @@ class Connection final : public Assist,
   void fail(const OpPtr& op, Code code, const std::string& reason, Finished& finished) override;
   void reroute(const OpPtr& op) override;
   void completed(std::uint64_t tag) override;
+  void log(const std::string& line) override;
   void watch(int fd) override;
   void kick() override { core_->waker.kick(); }
 

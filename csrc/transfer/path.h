@@ -41,6 +41,8 @@ class PathHost {
 
   // A tag got its last piece.
   virtual void completed(std::uint64_t tag) = 0;
+  // One line for the owner's log.
+  virtual void log(const std::string& line) = 0;
   // Readable edges of the descriptor wake the worker, which then calls serve() and advance().
   virtual void watch(int fd) = 0;
   // The worker has something new to do. Any thread.

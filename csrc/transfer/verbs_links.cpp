@@ -280,12 +280,21 @@ bool VerbsPath::on_link_ready(BodyReader& in) {
 }
 
 void VerbsPath::ready(std::size_t index) {
-  links_[index]->state = VerbsLink::State::kReady;
-  without_since_ = 0;
+  VerbsLink& link = *links_[index];
+  link.state = VerbsLink::State::kReady;
+  const std::int64_t now = boot_ns();
+  const std::string& device = link.rail().device()->name();
+  if (ended_at_ != 0) {
+    host_.log(cat("RDMA goes on by device ", device, " after ", static_cast<double>(now - ended_at_) / 1e6, " ms"));
+  } else if (role_ == Role::kConnector && !matches_[index].problem.empty()) {
+    host_.log(cat("RDMA device ", device, " is in use again"));
+  }
+  ended_at_ = without_since_ = 0;
   stranded_ = false;
   if (role_ == Role::kConnector) {
     matches_[index].retry_at = 0;
-    matches_[index].ready_at = boot_ns();
+    matches_[index].ready_at = now;
+    matches_[index].problem.clear();
     BodyWriter out = message(Message::kLinkReady);
     out.put(static_cast<std::uint8_t>(index));
     send(out);
@@ -353,7 +362,8 @@ void VerbsPath::settle() {
 void VerbsPath::end_epoch(int index, bool rail, const std::string& reason) {
   if (ended_) return;
   ended_ = true;
-  if (without_since_ == 0) without_since_ = boot_ns();
+  ended_at_ = boot_ns();
+  if (without_since_ == 0) without_since_ = ended_at_;
   // What has arrived has landed, as far as it is known by now.
   poll();
   {
@@ -389,6 +399,7 @@ void VerbsPath::end_epoch(int index, bool rail, const std::string& reason) {
   }
   if (rail && index >= 0) blame(static_cast<std::size_t>(index), reason);
   problem_ = reason;
+  host_.log(cat("RDMA stopped: ", reason));
   BodyWriter out = message(Message::kEnd);
   out.put(static_cast<std::int8_t>(index)).put(static_cast<std::uint8_t>(rail ? 1 : 0)).text(reason);
   send(out);
@@ -429,6 +440,7 @@ std::vector<OpPtr> VerbsPath::take_operations() {
 
 // No rail works: operations go by the socket, or fail where that may carry none.
 void VerbsPath::give_back() {
+  if (!stranded_) host_.log(stranded_text());
   stranded_ = true;
   if (transport_.alone()) {
     answered_.store(true, std::memory_order_release);

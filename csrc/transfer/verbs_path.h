@@ -162,6 +162,7 @@ class VerbsPath final : public Path {
   bool ended_ = true, peer_ended_ = true;
   std::vector<Match> matches_;  // the connector's
   std::size_t peer_rails_ = 0;
+  std::int64_t ended_at_ = 0;       // when the last epoch did; 0: links are ready again
   std::int64_t without_since_ = 0;  // no link is ready since then; 0: one is
   bool stranded_ = false;           // no rail works: operations go by another path until one does
   std::string problem_;             // of the link that failed last
