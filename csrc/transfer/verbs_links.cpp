@@ -102,9 +102,9 @@ bool VerbsPath::on_frame(std::string_view body, std::vector<Fd>) {
   if (closed_) return true;
   if (kind == Message::kRails) return on_rails(in);
   if (kind == Message::kEnd) return on_end(in, epoch);
-  if (kind == Message::kOpenLink && role_ == Role::kAcceptor && epoch == epoch_ + 1 && ended_ && peer_ended_) {
+  if (kind == Message::kOpenLink && role_ == Role::kAcceptor && epoch == epoch_ + 1 && ended_) {
     epoch_ = epoch;
-    ended_ = peer_ended_ = false;
+    ended_ = false;
     without_since_ = boot_ns();
   }
   if (epoch != epoch_ || ended_) return true;
@@ -173,7 +173,7 @@ bool VerbsPath::on_rails(BodyReader& in) {
 
 void VerbsPath::begin_epoch() {
   ++epoch_;
-  ended_ = peer_ended_ = false;
+  ended_ = false;
   const std::int64_t now = boot_ns();
   without_since_ = now;
   open_links(now);
@@ -380,17 +380,17 @@ void VerbsPath::end_epoch(int index, bool rail, const std::string& reason) {
   }
   claims_.clear();
   released_.notify_all();
-  // Chunks begin anew; those of operations that have ended are over.
+  // Chunks begin anew; those that have landed, or whose operation has ended, are over.
   unclaimed_.clear();
   ready_.clear();
   quiet_.clear();
   for (auto at = chunks_.begin(); at != chunks_.end();) {
     VerbsChunk& chunk = *at->second;
-    if (chunk.op->ended) {
+    if (chunk.op->ended || chunk.landed) {
       at = chunks_.erase(at);
       continue;
     }
-    chunk.asked = chunk.granted = chunk.landed = false;
+    chunk.asked = chunk.granted = false;
     chunk.piece = 0;
     chunk.offset = 0;
     chunk.under_way = 0;
@@ -403,7 +403,8 @@ void VerbsPath::end_epoch(int index, bool rail, const std::string& reason) {
   BodyWriter out = message(Message::kEnd);
   out.put(static_cast<std::int8_t>(index)).put(static_cast<std::uint8_t>(rail ? 1 : 0)).text(reason);
   send(out);
-  if (peer_ended_ && role_ == Role::kConnector) begin_epoch();
+  // The other side reads that first, so its queue pairs of this epoch are gone before it answers for the next.
+  if (role_ == Role::kConnector) begin_epoch();
 }
 
 bool VerbsPath::on_end(BodyReader& in, std::uint32_t epoch) {
@@ -411,14 +412,7 @@ bool VerbsPath::on_end(BodyReader& in, std::uint32_t epoch) {
   const auto rail = in.get<std::uint8_t>();
   const std::string reason = in.text();
   if (!in.ok()) return false;
-  if (epoch != epoch_ || peer_ended_) return true;
-  peer_ended_ = true;
-  if (!ended_) {
-    end_epoch(index, rail != 0, cat("at the peer: ", reason));
-  } else if (role_ == Role::kConnector) {
-    if (rail != 0 && index >= 0) blame(static_cast<std::size_t>(index), cat("at the peer: ", reason));
-    begin_epoch();
-  }
+  if (epoch == epoch_) end_epoch(index, rail != 0, reason);
   return true;
 }
 

