@@ -268,7 +268,12 @@ bool VerbsPath::on_link_failed(BodyReader& in) {
   const auto index = in.get<std::uint8_t>();
   const std::string reason = in.text();
   if (!in.ok() || index >= links_.size()) return false;
-  if (links_[index]) lose_link(index, cat("at the peer: ", reason), false);
+  if (!links_[index]) return true;
+  if (links_[index]->state == VerbsLink::State::kReady) {
+    end_epoch(index, true, cat("at the peer: ", reason));  // it has carried something since
+  } else {
+    lose_link(index, cat("at the peer: ", reason), false);
+  }
   return true;
 }
 
@@ -333,11 +338,6 @@ void VerbsPath::drop(std::size_t index) {
   std::lock_guard lock(polling_);
   std::erase_if(arrivals_, [&](const Arrival& arrival) { return arrival.link == links_[index].get(); });
   links_[index].reset();
-}
-
-bool VerbsPath::any_ready() const {
-  return std::ranges::any_of(links_,
-                             [](const LinkPtr& link) { return link && link->state == VerbsLink::State::kReady; });
 }
 
 // When the last link that could come has failed: before anything was carried the path is declined, later operations go

@@ -153,6 +153,8 @@ bool VerbsPath::drain(Finished& finished) {
     broken.swap(broken_);
   }
   for (const Arrival& arrival : arrivals) {
+    // A link that failed on the way leaves behind what its other requests reported.
+    if (index_of(arrival.link) == links_.size()) continue;
     take(arrival, finished);
     if (ended_ || closed_ || epoch != epoch_) return true;  // the rest is of links that are gone
   }
@@ -164,6 +166,11 @@ bool VerbsPath::drain(Finished& finished) {
     arrivals_.swap(arrivals);
   }
   return moved || !arrivals.empty() || !broken.empty();
+}
+
+std::size_t VerbsPath::index_of(const VerbsLink* link) const {
+  const auto at = std::ranges::find_if(links_, [&](const LinkPtr& one) { return one.get() == link; });
+  return static_cast<std::size_t>(at - links_.begin());
 }
 
 void VerbsPath::take(const Arrival& arrival, Finished& finished) {
@@ -179,8 +186,7 @@ void VerbsPath::take(const Arrival& arrival, Finished& finished) {
     if (completion.has_immediate) tell(claims_.landed(completion.immediate));
     if (const std::uint32_t credits = lane->consumed(); credits > 0) {
       BodyWriter out = message(Message::kCredits);
-      const auto index = std::ranges::find_if(links_, [&](const LinkPtr& one) { return one.get() == &link; });
-      out.put(static_cast<std::uint8_t>(index - links_.begin()));
+      out.put(static_cast<std::uint8_t>(index_of(&link)));
       out.put(static_cast<std::uint8_t>(lane - link.lanes().data())).put(credits);
       send(out);
     }
@@ -188,10 +194,7 @@ void VerbsPath::take(const Arrival& arrival, Finished& finished) {
   }
   if (link.state == VerbsLink::State::kProbing) {
     lane->complete(completion.id, [](VerbsChunk&) {});
-    if (--link.probes == 0) {
-      const auto index = std::ranges::find_if(links_, [&](const LinkPtr& one) { return one.get() == &link; });
-      ready(static_cast<std::size_t>(index - links_.begin()));
-    }
+    if (--link.probes == 0) ready(index_of(&link));
     return;
   }
   lane->complete(completion.id, [&](VerbsChunk& chunk) {
@@ -206,8 +209,7 @@ void VerbsPath::take(const Arrival& arrival, Finished& finished) {
 }
 
 void VerbsPath::failed(VerbsLink& link, const verbs::Completion& completion, Finished& finished) {
-  const auto at = std::ranges::find_if(links_, [&](const LinkPtr& one) { return one.get() == &link; });
-  const auto index = static_cast<std::size_t>(at - links_.begin());
+  const std::size_t index = index_of(&link);
   const std::string reason = cat("device ", link.rail().device()->name(), ": ", verbs::status_text(completion.status));
   if (link.state != VerbsLink::State::kReady) {
     lose_link(index, reason, true);
@@ -235,6 +237,13 @@ bool VerbsPath::pump(Finished& finished) {
   try {
     while (!ready_.empty()) {
       VerbsChunk* const chunk = ready_.front();
+      const auto remote = remotes_.find(chunk->op->remote_key);
+      if (remote == remotes_.end() || remote->second != chunk->remote) {
+        const OpPtr op = chunk->op;  // whose region was closed there
+        host_.refuse(op, Status::kUnknownRegion, chunk->first, finished);
+        if (epoch != epoch_) return true;
+        continue;
+      }
       if (!post(*chunk)) break;
       ready_.pop_front();
       moved = true;

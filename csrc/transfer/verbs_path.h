@@ -120,7 +120,7 @@ class VerbsPath final : public Path {
   void end_epoch(int index, bool rail, const std::string& reason);
   void begin_epoch();
   void settle();
-  bool any_ready() const;
+  std::size_t index_of(const VerbsLink* link) const;  // links_.size(): it is none of them
   void give_back();
   std::vector<OpPtr> take_operations();
   std::string stranded_text() const { return cat("no rail leads to the peer: ", problem_); }
