@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
+import threading
 import time
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from rdma.wires import Wire
 
 from nano._core import counters
 from nano.errors import NanoError, PeerLost, Refused
-from nano.transfer import Endpoint, Region
+from nano.transfer import Endpoint, Peer, Region
 
 MIB = 1 << 20
 BLOCK = 16 << 10
@@ -136,32 +136,57 @@ def test_data_that_landed_while_its_acknowledgements_were_lost_is_not_written_ag
         sink.forget(1)
 
 
+class Writer(threading.Thread):
+    """Writes all of a region again and again, until that fails."""
+
+    def __init__(self, peer: Peer, src: Region, dst: str) -> None:
+        super().__init__()
+        self.peer, self.src, self.dst = peer, src, dst
+        self.written = 0
+        self.error: NanoError | None = None
+        self.start()
+
+    def run(self) -> None:
+        places = offsets(self.src)
+        deadline = time.monotonic() + 30
+        try:
+            while time.monotonic() < deadline:
+                self.peer.write(self.src, self.dst, places, places, BLOCK).wait(20)
+                self.written += 1
+        except NanoError as error:
+            self.error = error
+
+    def wait_busy(self) -> None:
+        deadline = time.monotonic() + 20
+        while self.written == 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+
 def test_a_wrong_key_ends_that_peers_epoch_and_nobody_elses(caplog: pytest.LogCaptureFixture) -> None:
     with (
         Endpoint("wrong", transports=("verbs",)) as wrong,
         Endpoint("right", transports=("verbs",)) as right,
         Endpoint("sink", transports=("verbs",)) as sink,
     ):
-        src, good = wrong.allocate(16 * MIB, "kv"), right.allocate(MIB, "kv")
+        src, good = wrong.allocate(8 * MIB, "kv"), right.allocate(MIB, "kv")
         good.array[:] = 1
         kept = sink.allocate(MIB, "kept")
         to_wrong = wrong.connect(sink.descriptor(), timeout=20)
         to_right = right.connect(sink.descriptor(), timeout=20)
-        with sink.allocate(16 * MIB, "kv") as dst:
-            to_wrong.write(src, "kv", [0], [0], BLOCK).wait(20)
-            transfers = [to_wrong.write(src, "kv", offsets(src), offsets(dst), BLOCK) for _ in range(12)]
+        with sink.allocate(8 * MIB, "kv"):
+            writer = Writer(to_wrong, src, "kv")
+            writer.wait_busy()
             others = [to_right.write(good, "kept", offsets(good), offsets(kept), BLOCK) for _ in range(4)]
-        # Its registrations are gone while the writes are under way: the device refuses their keys.
-        for transfer in transfers:
-            with contextlib.suppress(Refused):
-                transfer.wait(20)
-        assert isinstance(transfers[-1].error, Refused)
+        # Its registrations are gone while it is being written: the device refuses their keys.
+        writer.join(40)
+        assert isinstance(writer.error, Refused)
         for other in others:
             other.wait(20)
         assert (kept.array == 1).all()
-        sink.poll()
-        right.poll()
-        assert not [r for r in caplog.records if r.getMessage().startswith("right:")]
+        for endpoint in (sink, right, wrong):
+            endpoint.poll()
+        lines = [record.getMessage() for record in caplog.records]
+        assert not [line for line in lines if line.startswith("right:")]
         # And that peer works again, too.
         to_wrong.write(src, "kept", [0], [0], MIB).wait(20)
         assert (kept.array == 0).all()
@@ -170,18 +195,20 @@ def test_a_wrong_key_ends_that_peers_epoch_and_nobody_elses(caplog: pytest.LogCa
 def test_queue_pairs_that_failed_are_replaced_and_all_are_given_back() -> None:
     before = counters()
     with Endpoint("source", transports=("verbs",)) as source, Endpoint("sink", transports=("verbs",)) as sink:
-        src = source.allocate(4 * MIB, "kv")
+        src = source.allocate(8 * MIB, "kv")
         keep = sink.allocate(MIB, "keep")
         peer = source.connect(sink.descriptor(), timeout=20)
         alive = counters()["queue_pairs"]
         assert alive > before["queue_pairs"]
         for _ in range(3):
-            with sink.allocate(4 * MIB, "kv") as dst:
-                peer.write(src, "kv", [0], [0], BLOCK).wait(20)
-                transfers = [peer.write(src, "kv", offsets(src), offsets(dst), BLOCK) for _ in range(4)]
-            for transfer in transfers:
-                with contextlib.suppress(Refused):
-                    transfer.wait(20)
+            with sink.allocate(8 * MIB, "kv"):
+                writer = Writer(peer, src, "kv")
+                writer.wait_busy()
+            writer.join(40)
+            assert isinstance(writer.error, Refused)
             peer.write(src, "keep", offsets(keep), offsets(keep), BLOCK).wait(20)
-            assert counters()["queue_pairs"] == alive
+        deadline = time.monotonic() + 10  # the second rail may still be on its way
+        while counters()["queue_pairs"] != alive and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert counters()["queue_pairs"] == alive
     assert counters() == before
