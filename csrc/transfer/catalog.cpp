@@ -1,6 +1,7 @@
 #include "transfer/catalog.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 
@@ -93,37 +94,47 @@ void Catalog::clear() {
 }
 
 Status Landing::admit(const Catalog& catalog, std::uint64_t tag, std::uint64_t region, std::uint64_t length,
-                      std::span<const std::uint64_t> places, std::span<const std::uint32_t> pieces,
-                      std::uint32_t& bad) {
+                      std::span<const Tag::Run> runs, std::uint32_t& bad, bool device) {
   bad = 0;
+  if (length == 0 || length > kMaxLength || runs.empty() || runs.size() > kChunkPieces) return Status::kMalformed;
   RegionPtr found = catalog.find(region);
   if (!found) return Status::kUnknownRegion;
   if (!found->memory->writable()) return Status::kReadOnly;
-  if (found->memory->on_device()) return Status::kOnDevice;
-  for (std::size_t i = 0; i < places.size(); ++i) {
-    bad = static_cast<std::uint32_t>(i);
-    if (!found->holds(places[i], length)) return Status::kOutOfBounds;
+  if (found->memory->on_device() && !device) return Status::kOnDevice;
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    if (runs[i].count == 0 || runs[i].count > kMaxRun) return Status::kMalformed;
+    if (!found->holds(runs[i].place, runs[i].count * length)) return Status::kOutOfBounds;
+    claims_at_[i] = bad;
+    bad += runs[i].count;
   }
-  bad = 0;
   if (tag != 0) {
     auto known = catalog.find_tag(tag);
+    const std::uint32_t blocks = std::exchange(bad, 0);
     if (!known) return Status::kUnknownTag;
     if (known->region() != found) return Status::kWrongRegion;
-    const Status status = known->claim(pieces, places, length, claims_, bad);
+    claims_.resize(blocks);
+    const Status status = known->claim(runs, length, claims_, bad);
     if (status != Status::kOk) return status;
     tag_ = std::move(known);
-    std::copy(pieces.begin(), pieces.end(), pieces_.begin());
   }
+  bad = 0;
   region_ = std::move(found);
-  std::copy(places.begin(), places.end(), places_.begin());
-  count_ = static_cast<std::uint32_t>(places.size());
+  std::copy(runs.begin(), runs.end(), runs_.begin());
+  count_ = static_cast<std::uint32_t>(runs.size());
   length_ = length;
   return Status::kOk;
 }
 
-std::byte* Landing::target(std::uint32_t i) const {
-  if (tag_ && claims_[i] != Tag::Claim::kMine) return nullptr;
-  return region_->data() + places_[i];
+Intake::Span Landing::span(std::uint32_t i, std::uint64_t offset) const {
+  const Tag::Run& run = runs_[i];
+  std::byte* const target = region_->data() + run.place + offset;
+  if (!tag_) return {target, run.count * length_ - offset};
+  const Tag::Claim* const claims = claims_.data() + claims_at_[i];
+  auto block = static_cast<std::uint32_t>(offset / length_);
+  const bool mine = claims[block] == Tag::Claim::kMine;
+  while (++block < run.count && (claims[block] == Tag::Claim::kMine) == mine) {
+  }
+  return {mine ? target : nullptr, block * length_ - offset};
 }
 
 bool Landing::enter() {
@@ -146,7 +157,7 @@ bool Landing::land(Status& status, std::uint32_t& bad) {
     if (tag_->gate.closed()) {
       status = Status::kUnknownTag;
     } else {
-      complete = tag_->land({pieces_.data(), count_}, {claims_.data(), count_}, status, bad);
+      complete = tag_->land({runs_.data(), count_}, claims_, status, bad);
       tag_.reset();
     }
   }
@@ -154,17 +165,19 @@ bool Landing::land(Status& status, std::uint32_t& bad) {
   return complete;
 }
 
-bool Landing::land_piece(std::uint32_t i) {
-  if (!tag_ || tag_->gate.closed() || claims_[i] != Tag::Claim::kMine) return false;
+bool Landing::land_blocks(std::uint32_t i, std::uint32_t first, std::uint32_t blocks) {
+  if (!tag_ || tag_->gate.closed()) return false;
+  const Tag::Run part{runs_[i].place + first * length_, runs_[i].first + first, blocks};
+  const std::span<Tag::Claim> claims(claims_.data() + claims_at_[i] + first, blocks);
   Status status = Status::kOk;
   std::uint32_t bad = 0;
-  const bool complete = tag_->land({&pieces_[i], 1}, {&claims_[i], 1}, status, bad);
-  claims_[i] = Tag::Claim::kLanded;
+  const bool complete = tag_->land({&part, 1}, claims, status, bad);
+  std::ranges::fill(claims, Tag::Claim::kLanded);
   return complete;
 }
 
 void Landing::release() {
-  if (tag_) tag_->release({pieces_.data(), count_}, {claims_.data(), count_});
+  if (tag_) tag_->release({runs_.data(), count_}, claims_);
   tag_.reset();
   region_.reset();
   count_ = 0;

@@ -39,22 +39,22 @@ class Catalog {
 // The destination's side of one chunk of a write: checked as a whole, then written piece by piece.
 class Landing final : public Intake {
  public:
-  // Resolves and checks; on anything but kOk nothing is held, and `bad` is the refused piece's position.
-  // places and pieces have `count` <= kChunkPieces entries; pieces are ignored when tag is 0.
+  // Resolves and checks; on anything but kOk nothing is held, and `bad` is the refused block's position.
+  // At most kChunkPieces runs; their `first` is ignored when tag is 0. device: GPU memory may be written, too.
   Status admit(const Catalog& catalog, std::uint64_t tag, std::uint64_t region, std::uint64_t length,
-               std::span<const std::uint64_t> places, std::span<const std::uint32_t> pieces, std::uint32_t& bad);
+               std::span<const Tag::Run> runs, std::uint32_t& bad, bool device = false);
   ~Landing() override { release(); }
 
-  std::byte* target(std::uint32_t i) const override;
+  std::uint64_t size(std::uint32_t i) const override { return runs_[i].count * length_; }
+  Span span(std::uint32_t i, std::uint64_t offset) const override;
   bool enter() override;
   void leave() override;
 
   std::uint32_t count() const { return count_; }
-  std::uint64_t length() const { return length_; }
   // The bytes are in. True: this completed the tag.
   bool land(Status& status, std::uint32_t& bad);
-  // The bytes of piece i alone are in. True: this completed the tag.
-  bool land_piece(std::uint32_t i);
+  // The bytes of these blocks of piece i alone are in. True: this completed the tag.
+  bool land_blocks(std::uint32_t i, std::uint32_t first, std::uint32_t blocks);
   // They will not be.
   void release();
   std::uint64_t tag() const { return tag_ ? tag_->id() : 0; }
@@ -64,9 +64,9 @@ class Landing final : public Intake {
   std::shared_ptr<Tag> tag_;
   std::uint64_t length_ = 0;
   std::uint32_t count_ = 0;
-  std::array<std::uint64_t, kChunkPieces> places_;
-  std::array<std::uint32_t, kChunkPieces> pieces_;
-  std::array<Tag::Claim, kChunkPieces> claims_;
+  std::array<Tag::Run, kChunkPieces> runs_;
+  std::array<std::uint32_t, kChunkPieces> claims_at_;  // of each run's first block; with a tag
+  std::vector<Tag::Claim> claims_;
 };
 
 }  // namespace nano::transfer

@@ -55,6 +55,7 @@ std::string Connection::describe() const {
 }
 
 Error Connection::text(const Op& op, Code code, const std::string& reason) const {
+  if (op.opcode == Opcode::kMessage) return Error(code, cat("message to ", describe(), ": ", reason));
   return Error(code, cat(op.opcode == Opcode::kWrite ? "write to region " : "read of region ", op.remote_name, " of ",
                          describe(), op.tag != 0 ? cat(", tag ", op.tag) : "", ": ", reason));
 }
@@ -123,16 +124,59 @@ void Connection::route_locked(const OpPtr& op, Finished& finished) {
   dirty_.store(true, std::memory_order_release);
 }
 
-void Connection::send(std::string_view message) {
+TransferPtr Connection::send(std::string_view message, std::int64_t deadline) {
   NANO_CHECK(message.size() <= kMaxMessage, Code::kInvalidInput, "Peer.send: ", message.size(), " bytes, at most ",
              kMaxMessage);
-  std::lock_guard lock(mutex_);
-  if (state_ != State::kLive) throw why_ ? *why_ : Error(Code::kClosed, cat("Peer.send to ", describe(), ": closed"));
-  Frame frame;
-  frame.kind = Kind::kMessage;
-  queue_locked(frame, message);
-  if (!blocked_) flush_locked(kInlineSend);
-  if (dirty_.load(std::memory_order_relaxed)) core_->waker.kick();
+  auto op = std::make_shared<Op>();
+  op->opcode = Opcode::kMessage;
+  op->deadline = deadline;
+  {
+    std::lock_guard lock(mutex_);
+    if (state_ != State::kLive) throw why_ ? *why_ : Error(Code::kClosed, cat("Peer.send to ", describe(), ": closed"));
+    op->transfer = std::make_shared<Transfer>(weak_from_this());
+    op->id = next_op_++;
+    ops_.emplace(op->id, op);
+    Frame frame;
+    frame.kind = Kind::kMessage;
+    frame.op = op->id;
+    queue_locked(frame, message);
+    if (!blocked_) flush_locked(kInlineSend);
+    if (dirty_.load(std::memory_order_relaxed)) core_->waker.kick();
+  }
+  core_->waker.mind(deadline);
+  return op->transfer;
+}
+
+TransferPtr Connection::flush() {
+  struct Joint {
+    std::mutex mutex;
+    std::size_t left = 1;
+    std::optional<Error> first;
+    TransferPtr all;
+
+    void one(std::optional<Error> error) {
+      {
+        std::lock_guard lock(mutex);
+        if (error && !first) first = std::move(error);
+        if (--left > 0) return;
+      }
+      all->finish(first);
+    }
+  };
+  auto joint = std::make_shared<Joint>();
+  joint->all = std::make_shared<Transfer>(weak_from_this());
+  std::vector<TransferPtr> transfers;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [id, op] : ops_) transfers.push_back(op->transfer);
+  }
+  joint->left += transfers.size();
+  for (const TransferPtr& transfer : transfers) {
+    transfer->add_done_callback([joint](const TransferPtr& done) { joint->one(done->error()); });
+  }
+  TransferPtr all = joint->all;
+  joint->one(std::nullopt);
+  return all;
 }
 
 void Connection::cancel(std::uint64_t tag) {
@@ -160,6 +204,9 @@ void Connection::retract(const RegionPtr& region) {
       end(op, text(*op, Code::kClosed, cat("region ", region->name, " was closed")), finished);
     }
     if (!routes_.empty() && (state_ == State::kSyncing || state_ == State::kLive)) {
+      for (const Route& route : routes_) {
+        if (!route.is(Route::State::kDeclined)) route.path->retiring(*region);
+      }
       Frame frame;
       frame.kind = Kind::kGone;
       frame.region = region->key;
@@ -228,13 +275,18 @@ void Connection::confirm(const OpPtr& op, std::size_t pieces, Finished& finished
   if (op->confirmed >= op->pieces.size()) end(op, std::nullopt, finished);
 }
 
-void Connection::refuse(const OpPtr& op, Status status, std::size_t position, Finished& finished) {
+void Connection::refuse(const OpPtr& op, Status status, std::size_t first, std::size_t bad, Finished& finished) {
   if (op->ended) return;
-  const Piece& piece = op->pieces[std::min(position, op->pieces.size() - 1)];
+  std::size_t position = bad;
+  for (std::size_t i = 0; i < std::min(first, op->pieces.size()); ++i) position += op->pieces[i].run;
+  position = std::min<std::size_t>(position, op->blocks->count - 1);
+  std::size_t block = position;
+  const Piece* piece = op->pieces.data();
+  while (block >= piece->run) block -= (piece++)->run;
   end(op,
       text(*op, status_code(status),
-           cat("refused at position ", position, op->tag != 0 ? cat(" (piece ", piece.index, ")") : "",
-               ", remote offset ", piece.remote, " + ", op->length, ": ", status_text(status))),
+           cat("refused at position ", position, op->tag != 0 ? cat(" (piece ", piece->index + block, ")") : "",
+               ", remote offset ", piece->remote + block * op->length, " + ", op->length, ": ", status_text(status))),
       finished);
 }
 
@@ -258,6 +310,12 @@ void Connection::completed(std::uint64_t tag) {
 
 void Connection::log(const std::string& line) {
   core_->events.push({EventKind::kLog, nullptr, 0, cat(describe(), ": ", line)});
+}
+
+void Connection::arrived(std::uint64_t tag, std::uint32_t imm) {
+  Event event{EventKind::kWritten, shared_from_this(), tag, {}};
+  event.imm = imm;
+  NANO_CHECK(core_->events.push(std::move(event)), Code::kRefused, "too many immediates wait unread");
 }
 
 void Connection::queue(const Frame& frame, std::string_view body) {

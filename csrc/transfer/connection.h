@@ -24,7 +24,10 @@ class ReadIntake final : public Intake {
   void begin(OpPtr op, std::size_t first) { op_ = std::move(op), first_ = first; }
   const OpPtr& op() const { return op_; }
   void reset() { op_.reset(); }
-  std::byte* target(std::uint32_t i) const override { return op_->local->data() + op_->pieces[first_ + i].local; }
+  std::uint64_t size(std::uint32_t i) const override { return op_->bytes_of(op_->pieces[first_ + i]); }
+  Span span(std::uint32_t i, std::uint64_t offset) const override {
+    return {op_->local->data() + op_->pieces[first_ + i].local + offset, size(i) - offset};
+  }
   bool enter() override;
   void leave() override;
 
@@ -54,7 +57,10 @@ class Connection final : public Assist,
   // Any thread.
   void await_live(std::int64_t deadline);
   TransferPtr post(const OpPtr& op);
-  void send(std::string_view message);
+  // Ends when the peer's endpoint has it.
+  TransferPtr send(std::string_view message, std::int64_t deadline);
+  // Ends when everything posted before has, with the first error among them.
+  TransferPtr flush();
   // Ends the writes of that tag with Closed; after it returns their sources are not read any more.
   void cancel(std::uint64_t tag);
   // The same for every operation on a region that is being closed, which the peer then forgets.
@@ -88,11 +94,13 @@ class Connection final : public Assist,
   void usable(Path& path) override;
   void decline(Path& path, const std::string& reason) override;
   void confirm(const OpPtr& op, std::size_t pieces, Finished& finished) override;
-  void refuse(const OpPtr& op, Status status, std::size_t position, Finished& finished) override;
+  void refuse(const OpPtr& op, Status status, std::size_t first, std::size_t bad, Finished& finished) override;
   void fail(const OpPtr& op, Code code, const std::string& reason, Finished& finished) override;
   void reroute(const OpPtr& op) override;
   void completed(std::uint64_t tag) override;
+  void arrived(std::uint64_t tag, std::uint32_t imm) override;
   void log(const std::string& line) override;
+  pid_t peer_pid() const override { return local_ ? process_of(socket_) : 0; }
   void watch(int fd) override;
   void kick() override { core_->waker.kick(); }
 
@@ -119,6 +127,7 @@ class Connection final : public Assist,
   bool on_ready();
   bool on_path(const Frame& frame, std::string_view body);
   bool on_region(const Frame& frame, std::string_view body);
+  bool on_message(const Frame& frame, std::string_view body);
   bool on_write(const Frame& frame, std::string_view body, Intake*& intake);
   bool on_read(const Frame& frame, std::string_view body);
   bool on_data(const Frame& frame, Intake*& intake);
@@ -187,8 +196,8 @@ class Connection final : public Assist,
   Status landing_status_ = Status::kOk;
   std::uint32_t landing_bad_ = 0;
   ReadIntake reading_;
-  std::vector<std::uint64_t> places_;
-  std::vector<std::uint32_t> indices_;
+  std::vector<Tag::Run> runs_;
+  bool landed_all_ = true;  // of the write whose chunks are coming
 
   // The worker alone.
   std::int64_t born_, ticked_, pinged_;

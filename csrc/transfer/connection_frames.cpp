@@ -8,22 +8,21 @@ namespace nano::transfer {
 namespace {
 
 constexpr std::size_t kMaxQueued = 4096;
-constexpr std::uint16_t kAnswersRead = 1;  // in Frame::reserved of kAck
 
-// Cuts the places out of a kWrite's or kRead's body; false when it is malformed.
-bool read_places(const Frame& frame, std::string_view body, std::vector<std::uint64_t>& places,
-                 std::vector<std::uint32_t>& indices) {
+// Cuts the runs out of a kWrite's or kRead's body; false when it is malformed.
+bool read_runs(const Frame& frame, std::string_view body, std::vector<Tag::Run>& runs, std::uint32_t& blocks) {
   if (frame.count == 0 || frame.count > kChunkPieces || body.size() != frame.count * sizeof(Place) ||
-      frame.length == 0) {
+      frame.length == 0 || frame.length > kMaxLength) {
     return false;
   }
-  places.resize(frame.count);
-  indices.resize(frame.count);
+  runs.resize(frame.count);
+  blocks = 0;
   for (std::uint32_t i = 0; i < frame.count; ++i) {
     Place place;
     std::memcpy(&place, body.data() + i * sizeof(Place), sizeof(Place));
-    places[i] = place.offset;
-    indices[i] = place.piece;
+    if (place.run == 0 || place.run > kMaxRun) return false;
+    runs[i] = {place.offset, place.piece, place.run};
+    blocks += place.run;
   }
   return true;
 }
@@ -79,7 +78,7 @@ bool Connection::on_frame(const Frame& frame, std::string_view body, Intake*& in
     case Kind::kPing:
       return true;
     case Kind::kMessage:
-      return core_->events.push({EventKind::kMessage, shared_from_this(), 0, std::string(body)});
+      return on_message(frame, body);
     case Kind::kWrite:
       return on_write(frame, body, intake);
     case Kind::kRead:
@@ -93,10 +92,20 @@ bool Connection::on_frame(const Frame& frame, std::string_view body, Intake*& in
   }
 }
 
+bool Connection::on_message(const Frame& frame, std::string_view body) {
+  if (!core_->events.push({EventKind::kMessage, shared_from_this(), 0, std::string(body)})) return false;
+  Frame ack;
+  ack.kind = Kind::kAck;
+  ack.op = frame.op;
+  queue(ack);
+  return true;
+}
+
 bool Connection::on_write(const Frame& frame, std::string_view body, Intake*& intake) {
-  if (!read_places(frame, body, places_, indices_)) return false;
-  landing_status_ =
-      landing_.admit(core_->catalog, frame.tag, frame.region, frame.length, places_, indices_, landing_bad_);
+  std::uint32_t blocks = 0;
+  if (!read_runs(frame, body, runs_, blocks) || blocks != frame.blocks) return false;
+  if (frame.first == 0) landed_all_ = true;
+  landing_status_ = landing_.admit(core_->catalog, frame.tag, frame.region, frame.length, runs_, landing_bad_);
   if (landing_status_ == Status::kOk) intake = &landing_;
   return true;
 }
@@ -134,21 +143,28 @@ bool Connection::on_payload(const Frame& frame, bool valid, bool delivered) {
     }
   }
   landing_.release();
+  landed_all_ &= landing_status_ == Status::kOk;
+  if ((frame.flags & kHasImmediate) != 0 && landed_all_) arrived(frame.tag, frame.status);
   ack.status = static_cast<std::uint32_t>(landing_status_);
-  ack.bad = landing_bad_;
+  ack.blocks = landing_bad_;
   queue(ack);
   return true;
 }
 
 bool Connection::on_read(const Frame& frame, std::string_view body) {
-  if (!read_places(frame, body, places_, indices_)) return false;
+  std::uint32_t blocks = 0;
+  if (!read_runs(frame, body, runs_, blocks)) return false;
   Status status = Status::kOk;
   std::uint32_t bad = 0;
   const RegionPtr region = core_->catalog.find(frame.region);
   if (!region) status = Status::kUnknownRegion;
-  for (std::uint32_t i = 0; region && i < frame.count && status == Status::kOk; ++i) {
-    bad = i;
-    if (!region->holds(places_[i], frame.length)) status = Status::kOutOfBounds;
+  if (region && region->memory->on_device()) status = Status::kOnDevice;
+  for (std::uint32_t i = 0; status == Status::kOk && i < frame.count; ++i) {
+    if (!region->holds(runs_[i].place, runs_[i].count * frame.length)) {
+      status = Status::kOutOfBounds;
+    } else {
+      bad += runs_[i].count;
+    }
   }
   Frame answer;
   answer.op = frame.op;
@@ -159,18 +175,18 @@ bool Connection::on_read(const Frame& frame, std::string_view body) {
   if (outbox_.queued() >= kMaxQueued) return false;  // it asks without reading the answers
   if (status == Status::kOk) {
     answer.kind = Kind::kData;
+    answer.blocks = blocks;
     Outgoing outgoing;
     outgoing.begin(answer);
     outgoing.source = region;
-    outgoing.offsets.assign(places_.begin(), places_.end());
-    outgoing.length = frame.length;
+    for (const Tag::Run& run : runs_) outgoing.add(run.place, run.count * frame.length);
     outbox_.push(std::move(outgoing));
     dirty_.store(true, std::memory_order_release);
   } else {
     answer.kind = Kind::kAck;
-    answer.reserved = kAnswersRead;
+    answer.flags = kAnswersRead;
     answer.status = static_cast<std::uint32_t>(status);
-    answer.bad = bad;
+    answer.blocks = bad;
     queue_locked(answer);
   }
   return true;
@@ -186,6 +202,9 @@ bool Connection::on_data(const Frame& frame, Intake*& intake) {
       frame.count > op->posted - op->confirmed) {
     return false;
   }
+  std::uint64_t blocks = 0;
+  for (std::uint32_t i = 0; i < frame.count; ++i) blocks += op->pieces[op->confirmed + i].run;
+  if (blocks != frame.blocks) return false;
   reading_.begin(op, op->confirmed);
   intake = &reading_;
   return true;
@@ -194,17 +213,21 @@ bool Connection::on_data(const Frame& frame, Intake*& intake) {
 bool Connection::on_ack(const Frame& frame) {
   Finished finished;
   std::lock_guard lock(mutex_);
-  if (frame.reserved == kAnswersRead) {
+  if ((frame.flags & kAnswersRead) != 0) {
     stream_.answered();
     dirty_.store(true, std::memory_order_release);
   }
   const auto at = ops_.find(frame.op);
   if (at == ops_.end()) return true;
   const OpPtr op = at->second;
+  if (op->opcode == Opcode::kMessage) {
+    end(op, std::nullopt, finished);
+    return true;
+  }
   if (frame.first > op->posted || frame.count > op->posted - frame.first || frame.count == 0) return false;
   const auto status = static_cast<Status>(std::min(frame.status, static_cast<std::uint32_t>(Status::kCount)));
   if (status != Status::kOk) {
-    refuse(op, status, frame.first + frame.bad, finished);
+    refuse(op, status, frame.first, frame.blocks, finished);
   } else if (op->opcode != Opcode::kWrite) {
     return false;
   } else {

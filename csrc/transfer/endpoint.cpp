@@ -37,19 +37,24 @@ void check(const Config& config) {
       " is not loopback: pass secret=, or insecure=True to trust the network");
 }
 
-// What others can use to reach a socket that listens on every address.
-std::string reachable(const Config& config) {
-  if (!any_transport(config.transports, false)) return {};
-  if (!config.advertise.empty()) return config.advertise;
-  if (config.host != "0.0.0.0" && config.host != "::") return config.host;
+std::string host_name() {
   std::array<char, 256> name{};
   NANO_CHECK(gethostname(name.data(), name.size() - 1) == 0, Code::kSystem, "Endpoint: this host has no name");
   return name.data();
 }
 
+// What others can use to reach a socket that listens on every address.
+std::string reachable(const Config& config) {
+  if (!any_transport(config.transports, false)) return {};
+  if (!config.advertise.empty()) return config.advertise;
+  if (config.host != "0.0.0.0" && config.host != "::") return config.host;
+  return host_name();
+}
+
 }  // namespace
 
 Endpoint::Endpoint(Config config) {
+  if (config.name.empty()) config.name = cat(host_name(), "-", getpid());
   check(config);
   core_ = std::make_shared<Core>(std::move(config));
   Fd tcp, local;
@@ -72,12 +77,12 @@ void Endpoint::check_open(const char* operation) const {
   NANO_CHECK(!closed(), Code::kClosed, "Endpoint ", name(), ": closed before ", operation);
 }
 
-RegionPtr Endpoint::allocate(std::size_t bytes, const std::string& name) {
+RegionPtr Endpoint::allocate(std::size_t bytes, const std::string& name, bool huge_pages) {
   check_open("allocate");
   NANO_CHECK(!name.empty(), Code::kInvalidInput, "Endpoint.allocate: name must not be empty");
   NANO_CHECK(!core_->catalog.find(region_key(name)), Code::kInvalidInput, "Endpoint.allocate: name ", name,
              " is taken");
-  return open(std::make_shared<Region>(name, Memory::allocate(bytes, name), 0, bytes));
+  return open(std::make_shared<Region>(name, Memory::allocate(bytes, name, huge_pages), 0, bytes));
 }
 
 RegionPtr Endpoint::open(RegionPtr region) {
@@ -101,7 +106,7 @@ void Endpoint::forget_in_transports(const RegionPtr& region) {
 }
 
 RegionPtr Endpoint::add(void* data, std::size_t bytes, bool writable, std::shared_ptr<void> keep,
-                        const std::string& name) {
+                        const std::string& name, int device) {
   check_open("register");
   NANO_CHECK(!name.empty(), Code::kInvalidInput, "Endpoint.register: name must not be empty");
   NANO_CHECK(data != nullptr && bytes > 0, Code::kInvalidInput, "Endpoint.register ", name, ": the buffer is empty");
@@ -109,14 +114,14 @@ RegionPtr Endpoint::add(void* data, std::size_t bytes, bool writable, std::share
   std::shared_ptr<Memory> memory;
   std::size_t base = 0;
   for (const RegionPtr& region : core_->catalog.regions()) {
-    if (!writable || !region->memory->shareable()) continue;
+    if (!writable || device != Memory::kHost || !region->memory->shareable()) continue;
     const auto offset =
         reinterpret_cast<std::uintptr_t>(begin) - reinterpret_cast<std::uintptr_t>(region->memory->data());
     if (offset > region->memory->size() || bytes > region->memory->size() - offset) continue;
     memory = region->memory;
     base = offset;
   }
-  if (!memory) memory = Memory::borrow(data, bytes, writable, std::move(keep));
+  if (!memory) memory = Memory::borrow(data, bytes, writable, std::move(keep), device);
   return open(std::make_shared<Region>(name, std::move(memory), base, bytes));
 }
 

@@ -27,9 +27,10 @@ class Endpoint {
   std::int64_t spin_ns() const { return core_->config.spin_ns; }
   std::string descriptor() const;
 
-  RegionPtr allocate(std::size_t bytes, const std::string& name);
+  RegionPtr allocate(std::size_t bytes, const std::string& name, bool huge_pages = true);
   // Memory inside an allocated region is reachable by shm as well; `keep` holds any other.
-  RegionPtr add(void* data, std::size_t bytes, bool writable, std::shared_ptr<void> keep, const std::string& name);
+  RegionPtr add(void* data, std::size_t bytes, bool writable, std::shared_ptr<void> keep, const std::string& name,
+                int device = Memory::kHost);
   // After it returns nothing touches the region's bytes on behalf of a peer or of an operation.
   void close_region(const RegionPtr& region);
 

@@ -12,7 +12,8 @@ constexpr std::size_t kMaxLines = 256;  // further log lines are dropped: strang
 
 bool EventQueue::push(Event event) {
   std::lock_guard lock(mutex_);
-  if (event.kind == EventKind::kMessage && ++messages_ > kMaxMessages) return false;
+  const bool message = event.kind == EventKind::kMessage || event.kind == EventKind::kWritten;
+  if (message && ++messages_ > kMaxMessages) return false;
   if (event.kind == EventKind::kLog && ++lines_ > kMaxLines) return false;
   events_.push_back(std::move(event));
   if (events_.size() == 1) ring(readable_);

@@ -13,20 +13,21 @@ namespace nano::transfer {
 
 class Connection;
 
-enum class EventKind { kComplete, kLost, kJoined, kMessage, kLog };
+enum class EventKind { kComplete, kLost, kJoined, kMessage, kWritten, kLog };
 
 struct Event {
   EventKind kind;
   std::shared_ptr<Connection> peer;  // null for kComplete and kLog
-  std::uint64_t tag = 0;             // kComplete
+  std::uint64_t tag = 0;             // kComplete, kWritten
   std::string text;                  // kMessage: the data; kLost: the reason; kLog: the line
+  std::uint32_t imm = 0;             // kWritten
 };
 
 class EventQueue {
  public:
   EventQueue() : readable_(make_eventfd()) {}
 
-  // False: so many messages wait unread that this one was not taken.
+  // False: so many messages and immediates wait unread that this one was not taken.
   bool push(Event event);
   std::vector<Event> take();
   const Fd& fd() const { return readable_; }

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "transfer/op.h"
 
 namespace nano::transfer {
 namespace {
@@ -94,13 +95,14 @@ bool Inbox::start(FrameHandler& handler, const Frame& frame, std::string_view bo
   Intake* intake = nullptr;
   if (!handler.on_frame(frame, body, intake)) return broken("a frame that does not belong here");
   if (!has_payload(frame.kind)) return true;
-  if (frame.count == 0 || frame.length == 0 || frame.length > (std::uint64_t{1} << 48)) {
+  if (frame.blocks == 0 || frame.length == 0 || frame.length > kMaxLength) {
     return broken("a payload of impossible size");
   }
   in_payload_ = true;
   frame_ = frame;
   intake_ = intake;
   delivered_ = intake != nullptr;
+  left_ = frame.blocks * frame.length;
   piece_ = 0;
   offset_ = 0;
   trailer_got_ = 0;
@@ -109,20 +111,22 @@ bool Inbox::start(FrameHandler& handler, const Frame& frame, std::string_view bo
 
 // Moves payload bytes that came along with frames; at most a buffer's worth.
 bool Inbox::drain_buffer(FrameHandler& handler) {
-  while (have() > 0 && piece_ < frame_.count) {
-    const std::size_t n = static_cast<std::size_t>(std::min<std::uint64_t>(frame_.length - offset_, have()));
+  while (have() > 0 && left_ > 0) {
+    std::uint64_t n = std::min<std::uint64_t>(left_, have());
     if (delivered_) {
       if (intake_->enter()) {
-        if (std::byte* target = intake_->target(piece_)) std::memcpy(target + offset_, buffer_.data() + begin_, n);
+        const Intake::Span span = intake_->span(piece_, offset_);
+        n = std::min(n, span.bytes);
+        if (span.target) std::memcpy(span.target, buffer_.data() + begin_, static_cast<std::size_t>(n));
         intake_->leave();
       } else {
         delivered_ = false;
       }
     }
-    begin_ += n;
+    begin_ += static_cast<std::size_t>(n);
     advance(n);
   }
-  if (piece_ == frame_.count) {
+  if (left_ == 0) {
     const std::size_t n = std::min(sizeof(trailer_) - trailer_got_, have());
     std::memcpy(trailer_ + trailer_got_, buffer_.data() + begin_, n);
     begin_ += n;
@@ -140,12 +144,10 @@ bool Inbox::finish(FrameHandler& handler) {
   return handler.on_payload(frame_, trailer == kPayloadValid, delivered_) || broken("a payload out of turn");
 }
 
-void Inbox::advance(std::size_t bytes) {
-  offset_ += bytes;
-  if (offset_ == frame_.length) {
-    offset_ = 0;
-    ++piece_;
-  }
+void Inbox::advance(std::uint64_t bytes) {
+  left_ -= bytes;
+  if (!intake_) return;
+  for (offset_ += bytes; left_ > 0 && offset_ >= intake_->size(piece_); ++piece_) offset_ -= intake_->size(piece_);
 }
 
 // One system call: the rest of the payload into place, and what follows it into the buffer.
@@ -158,29 +160,32 @@ std::int64_t Inbox::receive(const Fd& socket) {
     begin_ = 0;
   }
   std::array<iovec, kVectors> vectors;
-  std::size_t used = 0, payload = 0;
+  std::size_t used = 0;
+  std::uint64_t payload = 0;
   const bool inside = in_payload_ && delivered_ && intake_->enter();
   if (in_payload_) {
     if (!inside) delivered_ = false;
     std::uint32_t piece = piece_;
     std::uint64_t offset = offset_;
-    while (piece < frame_.count && used + 1 < kVectors && payload < kReceive) {
-      std::byte* target = inside ? intake_->target(piece) : nullptr;
-      std::uint64_t n = std::min<std::uint64_t>(frame_.length - offset, kReceive);
-      if (target) {
-        vectors[used++] = {target + offset, static_cast<std::size_t>(n)};
+    while (payload < left_ && used + 1 < kVectors && payload < kReceive) {
+      const std::uint64_t most = std::min<std::uint64_t>(left_ - payload, kReceive);
+      Intake::Span span{nullptr, most};
+      if (inside) span = intake_->span(piece, offset);
+      std::uint64_t n = std::min(span.bytes, most);
+      if (span.target) {
+        vectors[used++] = {span.target, static_cast<std::size_t>(n)};
       } else {
         n = std::min<std::uint64_t>(n, sizeof(scratch));
         vectors[used++] = {scratch, static_cast<std::size_t>(n)};
       }
-      payload += static_cast<std::size_t>(n);
+      payload += n;
       offset += n;
-      if (offset == frame_.length) {
+      if (inside && offset == intake_->size(piece)) {
         offset = 0;
         ++piece;
       }
     }
-    if (piece == frame_.count) vectors[used++] = {buffer_.data() + end_, buffer_.size() - end_};
+    if (payload == left_) vectors[used++] = {buffer_.data() + end_, buffer_.size() - end_};
   } else {
     vectors[used++] = {buffer_.data() + end_, buffer_.size() - end_};
   }
@@ -212,10 +217,10 @@ std::int64_t Inbox::receive(const Fd& socket) {
   for (std::size_t i = 0; i < used; ++i) room += vectors[i].iov_len;
   // A unix socket also stops short after a descriptor.
   short_ = !takes_descriptors_ && left < room;
-  while (in_payload_ && left > 0 && piece_ < frame_.count) {
-    const std::size_t n = static_cast<std::size_t>(std::min<std::uint64_t>(frame_.length - offset_, left));
+  if (in_payload_) {
+    const std::uint64_t n = std::min<std::uint64_t>(left_, left);
     advance(n);
-    left -= n;
+    left -= static_cast<std::size_t>(n);
   }
   end_ += left;
   return got;

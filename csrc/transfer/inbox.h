@@ -45,7 +45,7 @@ class Inbox {
   bool start(FrameHandler& handler, const Frame& frame, std::string_view body);
   bool drain_buffer(FrameHandler& handler);
   bool finish(FrameHandler& handler);
-  void advance(std::size_t bytes);
+  void advance(std::uint64_t bytes);
   std::int64_t receive(const Fd& socket);
   bool broken(std::string text);
 
@@ -61,6 +61,7 @@ class Inbox {
   Frame frame_;  // whose payload is coming
   Intake* intake_ = nullptr;
   bool delivered_ = true;
+  std::uint64_t left_ = 0;  // payload bytes to come
   std::uint32_t piece_ = 0;
   std::uint64_t offset_ = 0;  // in that piece
   std::size_t trailer_got_ = 0;

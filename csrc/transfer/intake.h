@@ -9,8 +9,14 @@ namespace nano::transfer {
 class Intake {
  public:
   virtual ~Intake() = default;
-  // Where piece i goes; null: nowhere, its bytes are read and dropped.
-  virtual std::byte* target(std::uint32_t i) const = 0;
+  struct Span {
+    std::byte* target;  // null: nowhere, the bytes are read and dropped
+    std::uint64_t bytes;
+  };
+  // Bytes of piece i.
+  virtual std::uint64_t size(std::uint32_t i) const = 0;
+  // Where piece i goes from `offset` on, and how far that is one run.
+  virtual Span span(std::uint32_t i, std::uint64_t offset) const = 0;
   // Between enter() and leave() the targets may be written. False: they may not be, now or ever again.
   virtual bool enter() = 0;
   virtual void leave() = 0;

@@ -1,13 +1,17 @@
 #include "transfer/memory.h"
 
 #include <fcntl.h>
+#include <linux/memfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cerrno>
+#include <cstdio>
 #include <fstream>
+#include <string_view>
 
 #include "base/error.h"
 
@@ -29,8 +33,24 @@ std::size_t available_bytes() {
   return SIZE_MAX;
 }
 
+constexpr std::size_t kHugePage = 2 << 20;
+constexpr unsigned kHugePageFlags = MFD_HUGETLB | (21u << MFD_HUGE_SHIFT);  // 2^21 bytes each
+
+struct Mapping {
+  Fd fd;
+  void* data = MAP_FAILED;
+};
+
+// A memfd of that size, mapped; `data` is MAP_FAILED (errno says why) when the kernel has not enough of such pages.
+Mapping map_new(std::size_t bytes, const std::string& name, unsigned flags) {
+  Mapping out;
+  out.fd = Fd(memfd_create(("nano:" + name).substr(0, 200).c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING | flags));
+  if (!out.fd || ftruncate(out.fd.get(), static_cast<off_t>(bytes)) != 0) return out;
+  out.data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, out.fd.get(), 0);
+  return out;
+}
+
 void populate(int fd, void* data, std::size_t bytes, const std::string& name) {
-  madvise(data, bytes, MADV_HUGEPAGE);  // advice: refused where the kernel has no huge pages for shared memory
 #ifdef MADV_POPULATE_WRITE
   if (madvise(data, bytes, MADV_POPULATE_WRITE) != 0) {
     NANO_CHECK(errno == EINVAL, Code::kOutOfMemory, "Endpoint.allocate ", name, ": ", bytes,
@@ -42,6 +62,26 @@ void populate(int fd, void* data, std::size_t bytes, const std::string& name) {
              " bytes cannot be reserved: ", errno_text(status));
 }
 
+// Whether the kernel has put huge pages under shared memory that begins at `data`.
+bool has_huge_pages(const void* data) {
+  std::ifstream setting("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
+  std::string policy;
+  std::getline(setting, policy);
+  if (policy.find("[never]") != std::string::npos || policy.find("[deny]") != std::string::npos) return false;
+  std::ifstream maps("/proc/self/smaps");
+  std::array<char, 32> begin{};
+  std::snprintf(begin.data(), begin.size(), "%lx-", reinterpret_cast<unsigned long>(data));
+  bool ours = false;
+  for (std::string line; std::getline(maps, line);) {
+    if (line.rfind("ShmemPmdMapped:", 0) == 0) {
+      if (ours) return std::stoull(line.substr(15)) > 0;
+    } else if (line.find('-') != std::string::npos && line.find(':') > line.find('-')) {
+      ours = line.rfind(begin.data(), 0) == 0;
+    }
+  }
+  return false;
+}
+
 }  // namespace
 
 Memory::Memory() : id_(next_id.fetch_add(1)) {}
@@ -50,24 +90,35 @@ Memory::~Memory() {
   if (mapped_) munmap(data_, size_);
 }
 
-std::shared_ptr<Memory> Memory::allocate(std::size_t bytes, const std::string& name) {
+std::shared_ptr<Memory> Memory::allocate(std::size_t bytes, const std::string& name, bool huge_pages) {
   NANO_CHECK(bytes > 0, Code::kInvalidInput, "Endpoint.allocate ", name, ": nbytes must be > 0");
   const std::size_t available = available_bytes();
-  NANO_CHECK(bytes <= available, Code::kOutOfMemory, "Endpoint.allocate ", name, ": ", bytes, " bytes asked, ",
-             available, " available");
   std::shared_ptr<Memory> out(new Memory);
-  out->fd_ = Fd(memfd_create(("nano:" + name).substr(0, 200).c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  NANO_CHECK(out->fd_, Code::kSystem, "Endpoint.allocate ", name, ": memfd_create: ", errno_text(errno));
-  const int fd = out->fd_.get();
-  NANO_CHECK(ftruncate(fd, static_cast<off_t>(bytes)) == 0, Code::kSystem, "Endpoint.allocate ", name,
-             ": ftruncate to ", bytes, ": ", errno_text(errno));
-  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  NANO_CHECK(data != MAP_FAILED, Code::kOutOfMemory, "Endpoint.allocate ", name, ": mmap of ", bytes,
-             " bytes: ", errno_text(errno));
-  out->data_ = static_cast<std::byte*>(data);
-  out->size_ = bytes;
+  Mapping mapping;
+  if (huge_pages && bytes >= kHugePage && bytes <= SIZE_MAX - kHugePage) {
+    out->size_ = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+    mapping = map_new(out->size_, name, kHugePageFlags);
+    if (mapping.data != MAP_FAILED) out->huge_pages_ = "hugetlb";
+  }
+  if (mapping.data == MAP_FAILED) {
+    NANO_CHECK(bytes <= available, Code::kOutOfMemory, "Endpoint.allocate ", name, ": ", bytes, " bytes asked, ",
+               available, " available");
+    out->size_ = bytes;
+    mapping = map_new(bytes, name, 0);
+    NANO_CHECK(mapping.data != MAP_FAILED, Code::kOutOfMemory, "Endpoint.allocate ", name, ": ", bytes,
+               " bytes of memfd: ", errno_text(errno));
+    // Advice: refused where the kernel has no huge pages for shared memory.
+    if (huge_pages) madvise(mapping.data, bytes, MADV_HUGEPAGE);
+  }
+  out->fd_ = std::move(mapping.fd);
+  out->data_ = static_cast<std::byte*>(mapping.data);
   out->mapped_ = out->writable_ = true;
-  populate(fd, data, bytes, name);
+  const int fd = out->fd_.get();
+  populate(fd, mapping.data, out->size_, name);
+  if (huge_pages && bytes >= kHugePage && out->huge_pages_ == std::string_view("none") &&
+      has_huge_pages(mapping.data)) {
+    out->huge_pages_ = "transparent";
+  }
   // Our own mapping stays writable; a later one cannot be.
   NANO_CHECK(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL) == 0,
              Code::kSystem, "Endpoint.allocate ", name, ": sealing: ", errno_text(errno));

@@ -15,7 +15,8 @@ class Memory {
   static constexpr int kHost = -1;
 
   // A memfd whose pages all exist (no SIGBUS later) and that no other process can map writable, shrink or punch.
-  static std::shared_ptr<Memory> allocate(std::size_t bytes, const std::string& name);
+  // huge_pages: of 2 MiB, where the kernel has them.
+  static std::shared_ptr<Memory> allocate(std::size_t bytes, const std::string& name, bool huge_pages);
   // A peer's memfd, mapped read-only. Refused unless it is sealed against shrinking and as large as claimed.
   static std::shared_ptr<Memory> map_peer(Fd fd, std::size_t bytes);
   // Somebody's buffer; `keep` holds it for as long as this object lives.
@@ -30,6 +31,8 @@ class Memory {
   std::byte* data() const { return data_; }
   std::size_t size() const { return size_; }
   bool writable() const { return writable_; }
+  // "hugetlb", "transparent", or "none".
+  const char* huge_pages() const { return huge_pages_; }
   int device() const { return device_; }
   // The CPU must not touch it.
   bool on_device() const { return device_ != kHost; }
@@ -47,6 +50,7 @@ class Memory {
   std::size_t size_ = 0;
   bool writable_ = false;
   int device_ = kHost;
+  const char* huge_pages_ = "none";
   bool mapped_ = false;
   Fd fd_;
   std::shared_ptr<void> keep_;

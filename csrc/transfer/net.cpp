@@ -175,6 +175,12 @@ bool same_user(const Fd& socket) {
   return getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.uid == geteuid();
 }
 
+pid_t process_of(const Fd& socket) {
+  ucred peer{};
+  socklen_t size = sizeof(peer);
+  return getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 ? peer.pid : 0;
+}
+
 std::string random_bytes(std::size_t count) {
   std::string out(count, '\0');
   std::size_t have = 0;

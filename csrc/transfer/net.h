@@ -1,6 +1,8 @@
 // File descriptors and sockets, all non-blocking and close-on-exec.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -50,6 +52,9 @@ Fd accept_from(const Fd& listener);
 void tune_tcp(const Fd& socket);
 // Whether the process at the other end of a unix socket runs as this process's user.
 bool same_user(const Fd& socket);
+
+// The process at the other end of a unix socket; 0: not visible from here.
+pid_t process_of(const Fd& socket);
 
 std::string random_bytes(std::size_t count);
 // What two processes of one running kernel have in common.

@@ -1,9 +1,11 @@
 // An operation as plain data: what to move, from where to where, and by when.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,16 +21,44 @@ inline constexpr std::uint32_t kChunkPieces = 256;
 
 class Path;
 
-enum class Opcode : std::uint8_t { kWrite, kRead };
+enum class Opcode : std::uint8_t { kWrite, kRead, kMessage };
 
-// One block of an operation; offsets are in bytes from the beginning of each side's region.
+// Neighbouring blocks of an operation; offsets are in bytes from the beginning of each side's region.
 struct Piece {
   std::uint64_t local;
   std::uint64_t remote;
-  std::uint32_t index;  // the tag's piece number; 0 when untagged
-  std::uint32_t reserved;
+  std::uint32_t index;  // the tag's number of the first block, the others follow; 0 when untagged
+  std::uint32_t run;    // blocks, 1 to kMaxRun
 };
 static_assert(sizeof(Piece) == 24);
+
+inline constexpr std::uint32_t kMaxRun = 256;
+inline constexpr std::uint64_t kMergedBytes = 1 << 20;  // of a piece of more than one block, at most
+inline constexpr std::uint64_t kMaxLength = std::uint64_t{1} << 40;
+
+// What to move, checked against the local region once and unchanged from then on.
+struct Blocks {
+  std::uint64_t length = 0;  // bytes of each block
+  std::vector<Piece> pieces;
+  std::uint64_t count = 0;       // blocks
+  std::uint64_t remote_end = 0;  // how far they reach into the remote region
+
+  // Neighbours on both sides become one piece.
+  void add(std::uint64_t local, std::uint64_t remote, std::uint32_t index, bool tagged) {
+    ++count;
+    remote_end = std::max(remote_end, remote + length);
+    if (!pieces.empty()) {
+      Piece& last = pieces.back();
+      const std::uint64_t bytes = last.run * length;
+      if (last.local + bytes == local && last.remote + bytes == remote && last.run < kMaxRun &&
+          bytes + length <= kMergedBytes && (!tagged || last.index + last.run == index)) {
+        ++last.run;
+        return;
+      }
+    }
+    pieces.push_back({local, remote, index, 1});
+  }
+};
 
 struct Op {
   Opcode opcode;
@@ -37,12 +67,20 @@ struct Op {
   RegionPtr local;
   std::string remote_name;
   std::uint64_t remote_key = 0;
-  std::uint64_t length = 0;  // bytes of each piece
-  std::vector<Piece> pieces;
-  std::int64_t deadline = 0;  // CLOCK_BOOTTIME ns
+  std::shared_ptr<const Blocks> blocks;
+  std::uint64_t length = 0;          // of the blocks
+  std::span<const Piece> pieces;     // of the blocks
+  std::optional<std::uint32_t> imm;  // told to the other side when all has landed
+  std::int64_t deadline = 0;         // CLOCK_BOOTTIME ns
   TransferPtr transfer;
 
-  std::uint64_t bytes() const { return length * pieces.size(); }
+  void use(std::shared_ptr<const Blocks> what) {
+    blocks = std::move(what);
+    length = blocks->length;
+    pieces = blocks->pieces;
+  }
+  std::uint64_t bytes() const { return length * blocks->count; }
+  std::uint64_t bytes_of(const Piece& piece) const { return length * piece.run; }
 
   // Progress, guarded by the connection's mutex.
   Path* path = nullptr;         // that carries it

@@ -24,16 +24,32 @@ void Outgoing::begin(const Frame& frame, std::string_view body) {
   head.assign(reinterpret_cast<const char*>(&frame), sizeof(frame));
   head.append(body);
   source.reset();
-  offsets.clear();
-  length = 0;
+  extents.clear();
+  payload = 0;
   op.reset();
   descriptors.clear();
   voided = false;
   sent = 0;
+  extent = 0;
+  offset = 0;
 }
 
 std::uint64_t Outgoing::size() const {
-  return head.size() + (source ? offsets.size() * length + kTrailer : 0);
+  return head.size() + (source ? payload + kTrailer : 0);
+}
+
+void Outgoing::advance(std::uint64_t bytes) {
+  const std::uint64_t head_left = sent < head.size() ? std::min<std::uint64_t>(head.size() - sent, bytes) : 0;
+  sent += bytes;
+  for (std::uint64_t left = bytes - head_left; left > 0 && extent < extents.size();) {
+    const std::uint64_t n = std::min(extents[extent].bytes - offset, left);
+    left -= n;
+    offset += n;
+    if (offset == extents[extent].bytes) {
+      ++extent;
+      offset = 0;
+    }
+  }
 }
 
 void Outbox::push(const Frame& frame, std::string_view body) {
@@ -66,7 +82,7 @@ Outbox::Result Outbox::flush(const Fd& socket, FrameSource& source, std::size_t 
       return Result::kBroken;
     }
     moved += static_cast<std::size_t>(n);
-    current_.sent += static_cast<std::uint64_t>(n);
+    current_.advance(static_cast<std::uint64_t>(n));
     if (current_.sent == current_.size()) {
       sending_ = false;
       current_.source.reset();
@@ -107,25 +123,27 @@ std::int64_t Outbox::send(const Fd& socket) {
     inside = !current_.voided && current_.source->gate.enter();
     if (!inside) current_.voided = true;
     trailer = current_.voided ? kPayloadVoid : kPayloadValid;
-    const std::uint64_t payload = current_.offsets.size() * current_.length;
-    std::uint64_t in_payload = at - current_.head.size();
-    std::size_t bytes = 0;
-    while (in_payload < payload && used + 1 < kVectors && bytes < kSend) {
-      const std::uint64_t piece = in_payload / current_.length;
-      const std::uint64_t offset = in_payload % current_.length;
-      std::uint64_t n = std::min<std::uint64_t>(current_.length - offset, kSend);
+    std::size_t extent = current_.extent, bytes = 0;
+    std::uint64_t offset = current_.offset;
+    while (extent < current_.extents.size() && used + 1 < kVectors && bytes < kSend) {
+      const Extent& from = current_.extents[extent];
+      std::uint64_t n = std::min<std::uint64_t>(from.bytes - offset, kSend);
       if (inside) {
-        std::byte* from = current_.source->data() + current_.offsets[piece] + offset;
-        vectors[used++] = {from, static_cast<std::size_t>(n)};
+        vectors[used++] = {current_.source->data() + from.offset + offset, static_cast<std::size_t>(n)};
       } else {
         n = std::min<std::uint64_t>(n, sizeof(zeros));
         vectors[used++] = {zeros, static_cast<std::size_t>(n)};
       }
-      in_payload += n;
       bytes += static_cast<std::size_t>(n);
+      offset += n;
+      if (offset == from.bytes) {
+        ++extent;
+        offset = 0;
+      }
     }
-    if (in_payload >= payload) {
-      const std::uint64_t done = in_payload - payload;
+    if (extent == current_.extents.size()) {
+      const std::uint64_t done =
+          at > current_.head.size() + current_.payload ? at - current_.head.size() - current_.payload : 0;
       vectors[used++] = {reinterpret_cast<char*>(&trailer) + done, static_cast<std::size_t>(kTrailer - done)};
     }
   }

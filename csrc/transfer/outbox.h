@@ -13,19 +13,31 @@
 
 namespace nano::transfer {
 
+struct Extent {
+  std::uint64_t offset;
+  std::uint64_t bytes;
+};
+
 // One frame on its way out.
 struct Outgoing {
-  std::string head;                    // the frame and its body
-  RegionPtr source;                    // of the payload; null: there is none
-  std::vector<std::uint64_t> offsets;  // of the payload's pieces
-  std::uint64_t length = 0;            // bytes of each
-  OpPtr op;                            // whose payload it is; null when a kRead is answered
-  std::vector<Fd> descriptors;         // sent beside the first byte
-  bool voided = false;                 // the source must not be read any more: zeros go out, marked void
-  std::uint64_t sent = 0;
+  std::string head;             // the frame and its body
+  RegionPtr source;             // of the payload; null: there is none
+  std::vector<Extent> extents;  // of the payload, in the source
+  std::uint64_t payload = 0;    // bytes of them all
+  OpPtr op;                     // whose payload it is; null when a kRead is answered
+  std::vector<Fd> descriptors;  // sent beside the first byte
+  bool voided = false;          // the source must not be read any more: zeros go out, marked void
+  std::uint64_t sent = 0;       // bytes of all, and where in the extents that is
+  std::size_t extent = 0;
+  std::uint64_t offset = 0;
 
   void begin(const Frame& frame, std::string_view body = {});
+  void add(std::uint64_t from, std::uint64_t bytes) {
+    extents.push_back({from, bytes});
+    payload += bytes;
+  }
   std::uint64_t size() const;
+  void advance(std::uint64_t bytes);
 };
 
 // Makes frames when the outbox has none of its own: the operations that wait for the socket.

@@ -2,6 +2,8 @@
 // socket, which takes everything in host memory.
 #pragma once
 
+#include <sys/types.h>
+
 #include <mutex>
 #include <string_view>
 #include <vector>
@@ -32,17 +34,21 @@ class PathHost {
 
   // The other side has these pieces; the last ones end the operation.
   virtual void confirm(const OpPtr& op, std::size_t pieces, Finished& finished) = 0;
-  // Piece `position` of the operation was refused, which ends it.
-  virtual void refuse(const OpPtr& op, Status status, std::size_t position, Finished& finished) = 0;
+  // Block `bad` of those that begin with piece `first` was refused, which ends the operation.
+  virtual void refuse(const OpPtr& op, Status status, std::size_t first, std::size_t bad, Finished& finished) = 0;
   // It failed, for a reason that has no Status.
   virtual void fail(const OpPtr& op, Code code, const std::string& reason, Finished& finished) = 0;
   // The operation begins anew on the connection's socket.
   virtual void reroute(const OpPtr& op) = 0;
 
-  // A tag got its last piece.
+  // A tag got its last piece. Without the mutex, too.
   virtual void completed(std::uint64_t tag) = 0;
   // One line for the owner's log.
   virtual void log(const std::string& line) = 0;
+  // Every piece of a write with an immediate has landed here. Without the mutex, too.
+  virtual void arrived(std::uint64_t tag, std::uint32_t imm) = 0;
+  // The process at the other end of a unix socket; 0: unknown. Any thread.
+  virtual pid_t peer_pid() const = 0;
   // Readable edges of the descriptor wake the worker, which then calls serve() and advance().
   virtual void watch(int fd) = 0;
   // The worker has something new to do. Any thread.
@@ -69,6 +75,8 @@ class Path {
   virtual std::optional<Announcement> announce(const Region&) { return std::nullopt; }
   virtual bool on_region(std::uint64_t, std::string_view, std::vector<Fd>) { return false; }
   virtual void on_gone(std::uint64_t) {}
+  // Any thread. A region of this side's is being closed; the peer will be told (its on_gone).
+  virtual void retiring(const Region&) {}
   // For time limits of its own, at least once a heartbeat. Returns when it wants to be called again (CLOCK_BOOTTIME).
   virtual std::int64_t tick(std::int64_t) { return INT64_MAX; }
 

@@ -29,24 +29,24 @@ const OpPtr* front(std::deque<OpPtr>& queue) {
 }
 
 Frame chunk(Op& op, Kind kind, std::string& body) {
-  const std::uint64_t fit = std::max<std::uint64_t>(1, kChunkBytes / op.length);
-  const std::size_t n = static_cast<std::size_t>(
-      std::min({fit, std::uint64_t{kChunkPieces}, std::uint64_t{op.pieces.size() - op.posted}}));
   Frame frame;
   frame.kind = kind;
-  frame.count = static_cast<std::uint32_t>(n);
-  frame.body = static_cast<std::uint32_t>(n * sizeof(Place));
   frame.op = op.id;
   frame.first = op.posted;
   frame.tag = op.tag;
   frame.region = op.remote_key;
   frame.length = op.length;
-  body.resize(frame.body);
-  for (std::size_t i = 0; i < n; ++i) {
-    const Piece& piece = op.pieces[op.posted + i];
-    const Place place{piece.remote, piece.index, 0};
-    std::memcpy(body.data() + i * sizeof(Place), &place, sizeof(Place));
+  body.clear();
+  std::uint64_t bytes = 0;
+  while (frame.count < kChunkPieces && op.posted < op.pieces.size() && bytes < kChunkBytes) {
+    const Piece& piece = op.pieces[op.posted++];
+    const Place place{piece.remote, piece.index, piece.run};
+    body.append(reinterpret_cast<const char*>(&place), sizeof(place));
+    bytes += op.bytes_of(piece);
+    frame.blocks += piece.run;
+    ++frame.count;
   }
+  frame.body = static_cast<std::uint32_t>(body.size());
   return frame;
 }
 
@@ -55,13 +55,18 @@ Frame chunk(Op& op, Kind kind, std::string& body) {
 bool StreamPath::next_write(Outgoing& out) {
   const OpPtr* op = front(writes_);
   if (!op) return false;
-  const Frame frame = chunk(**op, Kind::kWrite, body_);
+  Frame frame = chunk(**op, Kind::kWrite, body_);
+  if ((*op)->imm && (*op)->posted == (*op)->pieces.size()) {
+    frame.flags = kHasImmediate;
+    frame.status = *(*op)->imm;
+  }
   out.begin(frame, body_);
   out.source = (*op)->local;
-  out.length = (*op)->length;
   out.op = *op;
-  for (std::uint32_t i = 0; i < frame.count; ++i) out.offsets.push_back((*op)->pieces[frame.first + i].local);
-  (*op)->posted += frame.count;
+  for (std::uint32_t i = 0; i < frame.count; ++i) {
+    const Piece& piece = (*op)->pieces[frame.first + i];
+    out.add(piece.local, (*op)->bytes_of(piece));
+  }
   return true;
 }
 
@@ -71,7 +76,6 @@ bool StreamPath::next_read(Outgoing& out) {
   if (!op) return false;
   const Frame frame = chunk(**op, Kind::kRead, body_);
   out.begin(frame, body_);
-  (*op)->posted += frame.count;
   ++asked_;
   return true;
 }

@@ -22,14 +22,19 @@ class Tag {
   const RegionPtr& region() const { return region_; }
 
   enum class Claim : std::uint8_t { kMine, kLanded, kBusy };
-  // Claims all pieces of a chunk or none. claims[i]: kMine is to be written now, kLanded was before,
-  // kBusy is being written by somebody else. On refusal `bad` is the first refused position.
-  Status claim(std::span<const std::uint32_t> pieces, std::span<const std::uint64_t> places, std::uint64_t length,
-               std::span<Claim> claims, std::uint32_t& bad);
-  // Marks the claimed pieces landed. True: the tag is now complete (once). A piece that was busy and has still not
+  // Blocks first, first + 1, ... of the tag, beginning at `place`.
+  struct Run {
+    std::uint64_t place;
+    std::uint32_t first;
+    std::uint32_t count;
+  };
+  // Claims all blocks of a chunk or none. claims, one a block: kMine is to be written now, kLanded was before,
+  // kBusy is being written by somebody else. On refusal `bad` is the first refused block.
+  Status claim(std::span<const Run> runs, std::uint64_t length, std::span<Claim> claims, std::uint32_t& bad);
+  // Marks the claimed blocks landed. True: the tag is now complete (once). A piece that was busy and has still not
   // landed makes `status` kBusy.
-  bool land(std::span<const std::uint32_t> pieces, std::span<const Claim> claims, Status& status, std::uint32_t& bad);
-  void release(std::span<const std::uint32_t> pieces, std::span<const Claim> claims);
+  bool land(std::span<const Run> runs, std::span<const Claim> claims, Status& status, std::uint32_t& bad);
+  void release(std::span<const Run> runs, std::span<const Claim> claims);
 
   bool complete() const;
   std::vector<std::int32_t> missing() const;

@@ -33,6 +33,8 @@ class Transfer : public std::enable_shared_from_this<Transfer> {
   explicit Transfer(std::weak_ptr<Assist> helper) : helper_(std::move(helper)) {}
 
   bool done();
+  // The same without helping on.
+  bool ended() const { return done_.load(std::memory_order_acquire); }
   // Waits at most that long, or until the operation's own deadline when negative; then raises its error, if any.
   // Raises DeadlineExceeded when the time ran out first; the operation goes on. For spin_ns after anything last moved
   // this thread does the work itself; then it sleeps.

@@ -4,8 +4,9 @@
 #include <array>
 
 #include "base/error.h"
+#include "transfer/cma_path.h"
 #include "transfer/core.h"
-#include "transfer/shm_transport.h"
+#include "transfer/shm_path.h"
 #include "transfer/verbs_backend.h"
 
 namespace nano::transfer {
@@ -13,6 +14,7 @@ namespace {
 
 constexpr std::array kKinds{
     TransportKind{"shm", true, &make_shm},
+    TransportKind{"cma", true, &make_cma},
     TransportKind{"verbs", false, &make_verbs},
     TransportKind{"tcp", false, nullptr},
 };

@@ -5,8 +5,7 @@ namespace nano::transfer {
 using verbs_wire::Immediate;
 
 VerbsClaims::Granted VerbsClaims::grant(const Catalog& catalog, std::uint64_t claim, std::uint64_t tag,
-                                        std::uint64_t region, std::uint64_t length,
-                                        std::span<const std::uint64_t> places, std::span<const std::uint32_t> pieces) {
+                                        std::uint64_t region, std::uint64_t length, std::span<const Tag::Run> runs) {
   Granted out;
   if (free_.empty()) {
     if (slots_.size() == Immediate::kSlots) {
@@ -18,34 +17,52 @@ VerbsClaims::Granted VerbsClaims::grant(const Catalog& catalog, std::uint64_t cl
   }
   out.slot = free_.back();
   Slot& slot = *slots_[out.slot];
-  out.status = slot.landing.admit(catalog, tag, region, length, places, pieces, out.bad);
+  out.status = slot.landing.admit(catalog, tag, region, length, runs, out.bad, true);
   if (out.status != Status::kOk) return out;
   free_.pop_back();
   ++live_;
   slot.used = true;
   slot.generation = (slot.generation + 1) % Immediate::kGenerations;
   slot.claim = claim;
-  slot.left.reset();
-  for (std::uint32_t i = 0; i < slot.landing.count(); ++i) {
-    if (slot.landing.target(i) == nullptr) continue;
-    slot.left.set(i);
-    out.mask[i / 64] |= std::uint64_t{1} << i % 64;
-  }
   out.generation = slot.generation;
+
+  std::size_t total = 0, mine = 0;
+  for (std::uint32_t i = 0; i < runs.size(); ++i) {
+    out.blocks.resize((total + runs[i].count + 63) / 64);
+    for (std::uint64_t offset = 0; offset < slot.landing.size(i);) {
+      const Intake::Span span = slot.landing.span(i, offset);
+      const std::size_t count = span.bytes / length;
+      for (std::size_t block = total; span.target != nullptr && block < total + count; ++block) {
+        out.blocks[block / 64] |= std::uint64_t{1} << block % 64;
+        ++mine;
+      }
+      total += count;
+      offset += span.bytes;
+    }
+  }
+  out.whole = mine == total;
+  if (out.whole) out.blocks.clear();
+  counts_.clear();
+  for (const Tag::Run& run : runs) counts_.push_back(run.count);
+  split_into_parts(counts_, out.blocks, slot.parts);
+  slot.left = slot.parts.size();
+  slot.awaited.assign(slot.left, true);
   return out;
 }
 
 VerbsClaims::Outcome VerbsClaims::landed(std::uint32_t immediate) {
   const Immediate at = Immediate::unpack(immediate);
   Slot* const slot = at.slot < slots_.size() ? slots_[at.slot].get() : nullptr;
-  if (slot == nullptr || !slot->used || slot->generation != at.generation || at.piece >= kChunkPieces ||
-      !slot->left.test(at.piece)) {
+  if (slot == nullptr || !slot->used || slot->generation != at.generation || at.piece >= slot->parts.size() ||
+      !slot->awaited[at.piece]) {
     ++stale_;
     return {};
   }
-  slot->left.reset(at.piece);
+  slot->awaited[at.piece] = false;
+  --slot->left;
+  const VerbsPart& part = slot->parts[at.piece];
   const std::uint64_t tag = slot->landing.tag();
-  const bool complete = slot->landing.land_piece(at.piece);
+  const bool complete = slot->landing.land_blocks(part.run, part.first, part.blocks);
   Outcome out = settle(at.slot);
   out.complete |= complete;
   out.tag = tag;
@@ -55,7 +72,7 @@ VerbsClaims::Outcome VerbsClaims::landed(std::uint32_t immediate) {
 VerbsClaims::Outcome VerbsClaims::settle(std::uint32_t at) {
   Slot& slot = *slots_[at];
   Outcome out;
-  if (slot.left.any()) return out;
+  if (slot.left > 0) return out;
   out.settled = true;
   out.claim = slot.claim;
   out.tag = slot.landing.tag();

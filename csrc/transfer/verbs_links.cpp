@@ -138,6 +138,9 @@ bool VerbsPath::on_frame(std::string_view body, std::vector<Fd>) {
     case Message::kCredits:
       ok = on_credits(in);
       break;
+    case Message::kWritten:
+      ok = on_written(in);
+      break;
     default:
       break;
   }
@@ -391,7 +394,7 @@ void VerbsPath::end_epoch(int index, bool rail, const std::string& reason) {
       continue;
     }
     chunk.asked = chunk.granted = false;
-    chunk.piece = 0;
+    chunk.next = 0;
     chunk.offset = 0;
     chunk.under_way = 0;
     (chunk.tagged() ? unclaimed_ : ready_).push_back(&chunk);

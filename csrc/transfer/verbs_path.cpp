@@ -50,25 +50,7 @@ bool VerbsPath::takes(const Op& op) const {
   if (!local || at == remotes_.end()) return false;
   // A piece of a tag travels on one queue pair, whose books it must fit.
   const std::uint64_t requests = static_cast<std::uint64_t>(transport_.options().max_sends) / 2;
-  for (const auto& rail : transport_.rails()) {
-    if (op.tag != 0 && op.length / requests > rail->device()->limits().max_message) return false;
-  }
-  return true;
-}
-
-// Bounds and rights of what no tag guards; a tag's are the destination's to check.
-Status VerbsPath::check(const Op& op, std::size_t& position) const {
-  position = 0;
-  if (op.tag != 0) return Status::kOk;
-  const auto at = remotes_.find(op.remote_key);
-  if (at == remotes_.end()) return Status::kUnknownRegion;
-  const VerbsRemote& remote = *at->second;
-  if (op.opcode == Opcode::kWrite && !remote.writable) return Status::kReadOnly;
-  for (; position < op.pieces.size(); ++position) {
-    const std::uint64_t offset = op.pieces[position].remote;
-    if (offset > remote.size || op.length > remote.size - offset) return Status::kOutOfBounds;
-  }
-  return Status::kOk;
+  return op.tag == 0 || op.length / requests <= transport_.max_message();
 }
 
 void VerbsPath::submit(const OpPtr& op, Finished& finished) {
@@ -76,9 +58,20 @@ void VerbsPath::submit(const OpPtr& op, Finished& finished) {
     host_.fail(op, Code::kPeerLost, stranded_text(), finished);
     return;
   }
-  std::size_t position = 0;
-  if (const Status status = check(*op, position); status != Status::kOk) {
-    host_.refuse(op, status, position, finished);
+  // Bounds and rights of what no tag guards; a tag's are the destination's to check.
+  const VerbsRemote& remote = *remotes_.at(op->remote_key);
+  if (op->tag == 0 && op->opcode == Opcode::kWrite && !remote.writable) {
+    host_.refuse(op, Status::kReadOnly, 0, 0, finished);
+    return;
+  }
+  if (op->tag == 0 && op->blocks->remote_end > remote.size) {
+    std::size_t first = 0, bad = 0;
+    for (; first + 1 < op->pieces.size(); ++first) {
+      if (op->pieces[first].remote + op->bytes_of(op->pieces[first]) > remote.size) break;
+    }
+    const Piece& piece = op->pieces[first];
+    while (bad + 1 < piece.run && piece.remote + (bad + 1) * op->length <= remote.size) ++bad;
+    host_.refuse(op, Status::kOutOfBounds, first, bad, finished);
     return;
   }
   ops_.push_back(op);
@@ -240,7 +233,7 @@ bool VerbsPath::pump(Finished& finished) {
       const auto remote = remotes_.find(chunk->op->remote_key);
       if (remote == remotes_.end() || remote->second != chunk->remote) {
         const OpPtr op = chunk->op;  // whose region was closed there
-        host_.refuse(op, Status::kUnknownRegion, chunk->first, finished);
+        host_.refuse(op, Status::kUnknownRegion, chunk->first, 0, finished);
         if (epoch != epoch_) return true;
         continue;
       }
@@ -272,16 +265,20 @@ bool VerbsPath::make_chunk(Finished& finished) {
   const auto remote = remotes_.find(op->remote_key);
   if (!chunk->local || remote == remotes_.end()) {
     ops_.pop_front();
-    host_.refuse(op, Status::kUnknownRegion, op->posted, finished);
+    host_.refuse(op, Status::kUnknownRegion, op->posted, 0, finished);
     return true;
   }
   chunk->remote = remote->second;
   chunk->id = next_chunk_++;
   chunk->first = op->posted;
-  const std::uint64_t fit = std::max<std::uint64_t>(1, kChunkBytes / op->length);
-  chunk->count = static_cast<std::uint32_t>(
-      std::min({fit, std::uint64_t{kChunkPieces}, std::uint64_t{op->pieces.size() - op->posted}}));
+  std::uint64_t bytes = 0;
+  while (chunk->count < kChunkPieces && op->posted + chunk->count < op->pieces.size()) {
+    bytes += op->bytes_of(op->pieces[op->posted + chunk->count]);
+    if (chunk->count > 0 && bytes > kChunkBytes) break;
+    ++chunk->count;
+  }
   op->posted += chunk->count;
+  if (!chunk->tagged()) chunk->begin({});
   (chunk->tagged() ? unclaimed_ : ready_).push_back(chunk.get());
   chunks_.emplace(chunk->id, std::move(chunk));
   return true;
@@ -292,9 +289,18 @@ void VerbsPath::claim(VerbsChunk& chunk) {
   const Op& op = *chunk.op;
   BodyWriter out = message(Message::kClaim);
   out.put(chunk.id).put(op.tag).put(op.remote_key).put(op.length).put(chunk.count);
-  for (std::uint32_t i = 0; i < chunk.count; ++i) out.put(op.pieces[chunk.first + i].remote);
-  for (std::uint32_t i = 0; i < chunk.count; ++i) out.put(op.pieces[chunk.first + i].index);
+  for (const Piece& piece : op.pieces.subspan(chunk.first, chunk.count)) {
+    out.put(Tag::Run{piece.remote, piece.index, piece.run});
+  }
   send(out);
+}
+
+void VerbsChunk::begin(std::span<const std::uint64_t> blocks) {
+  std::vector<std::uint32_t> counts;
+  for (const Piece& piece : op->pieces.subspan(first, count)) counts.push_back(piece.run);
+  split_into_parts(counts, blocks, parts);
+  next = 0;
+  offset = 0;
 }
 
 bool VerbsPath::on_claim(BodyReader& in) {
@@ -304,16 +310,14 @@ bool VerbsPath::on_claim(BodyReader& in) {
   const auto length = in.get<std::uint64_t>();
   const auto count = in.get<std::uint32_t>();
   if (!in.ok() || tag == 0 || length == 0 || count == 0 || count > kChunkPieces) return false;
-  std::array<std::uint64_t, kChunkPieces> places;
-  std::array<std::uint32_t, kChunkPieces> pieces;
-  for (std::uint32_t i = 0; i < count; ++i) places[i] = in.get<std::uint64_t>();
-  for (std::uint32_t i = 0; i < count; ++i) pieces[i] = in.get<std::uint32_t>();
+  std::array<Tag::Run, kChunkPieces> runs;
+  for (std::uint32_t i = 0; i < count; ++i) runs[i] = in.get<Tag::Run>();
   if (!in.ok()) return false;
-  const auto granted =
-      claims_.grant(host_.catalog(), id, tag, region, length, {places.data(), count}, {pieces.data(), count});
+  const auto granted = claims_.grant(host_.catalog(), id, tag, region, length, {runs.data(), count});
   BodyWriter out = message(Message::kClaimed);
   out.put(id).put(static_cast<std::uint32_t>(granted.status)).put(granted.bad);
-  out.put(granted.slot).put(granted.generation).put(granted.mask);
+  out.put(granted.slot).put(granted.generation).put(static_cast<std::uint8_t>(granted.whole ? 1 : 0));
+  for (const std::uint64_t word : granted.blocks) out.put(word);
   send(out);
   if (granted.status == Status::kOk) tell(claims_.settle(granted.slot));
   return true;
@@ -352,20 +356,27 @@ void VerbsPath::on_claimed(BodyReader& in, Finished& finished) {
   const auto bad = in.get<std::uint32_t>();
   const auto slot = in.get<std::uint32_t>();
   const auto generation = in.get<std::uint32_t>();
-  const auto mask = in.get<VerbsClaims::Mask>();
+  const bool whole = in.get<std::uint8_t>() != 0;
   if (!in.ok() || at == chunks_.end() || !at->second->asked || at->second->granted) return;
   VerbsChunk& chunk = *at->second;
   if (status != Status::kOk) {
     const OpPtr op = chunk.op;
-    const std::size_t position = chunk.first + std::min(bad, chunk.count - 1);
+    const std::size_t first = chunk.first;
     erase(chunk);
-    host_.refuse(op, status, position, finished);
+    host_.refuse(op, status, first, bad, finished);
     return;
   }
+  std::vector<std::uint64_t> blocks;
+  if (!whole) {
+    std::size_t total = 0;
+    for (const Piece& piece : chunk.op->pieces.subspan(chunk.first, chunk.count)) total += piece.run;
+    for (std::size_t i = 0; i < (total + 63) / 64; ++i) blocks.push_back(in.get<std::uint64_t>());
+    if (!in.ok()) return;
+  }
+  chunk.begin(blocks);
   chunk.granted = true;
   chunk.slot = slot;
   chunk.generation = generation;
-  chunk.mask = mask;
   if (chunk.stopped_at != 0) {
     quiet(chunk, finished);
   } else {
@@ -380,16 +391,33 @@ void VerbsPath::on_landed(BodyReader& in, Finished& finished) {
   if (!in.ok() || at == chunks_.end() || !at->second->granted || at->second->landed) return;
   VerbsChunk& chunk = *at->second;
   const OpPtr op = chunk.op;
-  const std::size_t position = chunk.first + std::min(bad, chunk.count - 1);
+  const std::size_t first = chunk.first;
   const std::uint32_t count = chunk.count;
   chunk.landed = true;
   std::erase(ready_, &chunk);
   if (chunk.under_way == 0) erase(chunk);  // else its own completions end it
   if (status == Status::kOk) {
-    host_.confirm(op, count, finished);
+    confirm(op, count, finished);
   } else {
-    host_.refuse(op, status, position, finished);
+    host_.refuse(op, status, first, bad, finished);
   }
+}
+
+// The caller's own immediate follows the last of the bytes.
+void VerbsPath::confirm(const OpPtr& op, std::size_t pieces, Finished& finished) {
+  if (op->imm && !op->ended && op->confirmed + pieces >= op->pieces.size()) {
+    BodyWriter out = message(Message::kWritten);
+    out.put(op->tag).put(*op->imm);
+    send(out);
+  }
+  host_.confirm(op, pieces, finished);
+}
+
+bool VerbsPath::on_written(BodyReader& in) {
+  const auto tag = in.get<std::uint64_t>();
+  const auto immediate = in.get<std::uint32_t>();
+  if (in.ok()) host_.arrived(tag, immediate);
+  return in.ok();
 }
 
 bool VerbsPath::on_release(BodyReader& in) {
@@ -408,7 +436,7 @@ void VerbsPath::on_revoke(BodyReader& in, Finished& finished) {
   for (const auto& [id, chunk] : chunks_) {
     if (chunk->op->tag == tag && !chunk->op->ended) ops.push_back(chunk->op);
   }
-  for (const OpPtr& op : ops) host_.refuse(op, Status::kUnknownTag, op->confirmed, finished);
+  for (const OpPtr& op : ops) host_.refuse(op, Status::kUnknownTag, op->confirmed, 0, finished);
 }
 
 bool VerbsPath::on_credits(BodyReader& in) {
@@ -439,42 +467,43 @@ VerbsLane* VerbsPath::pick(std::uint64_t bytes, std::size_t requests, bool immed
 bool VerbsPath::post(VerbsChunk& chunk) {
   const Op& op = *chunk.op;
   VerbsLink* link = nullptr;
-  for (; chunk.piece < chunk.count; ++chunk.piece, chunk.offset = 0) {
-    if (!chunk.wanted(chunk.piece)) continue;
+  for (; !chunk.posted(); ++chunk.next, chunk.offset = 0) {
+    const std::uint64_t bytes = chunk.parts[chunk.next].blocks * op.length;
     if (chunk.tagged()) {
       // All of it on one queue pair, so that the immediate comes after the bytes.
-      std::uint64_t limit = UINT32_MAX;
-      for (const auto& rail : transport_.rails()) limit = std::min(limit, rail->device()->limits().max_message);
-      VerbsLane* const lane = pick(op.length, static_cast<std::size_t>((op.length + limit - 1) / limit), true, link);
+      const std::uint64_t limit = transport_.max_message();
+      VerbsLane* const lane = pick(bytes, static_cast<std::size_t>((bytes + limit - 1) / limit), true, link);
       if (lane == nullptr) return false;
-      while (chunk.offset < op.length) {
-        const std::uint64_t n = std::min(limit, op.length - chunk.offset);
-        put(chunk, *link, *lane, n, chunk.offset + n == op.length);
+      while (chunk.offset < bytes) {
+        const std::uint64_t n = std::min(limit, bytes - chunk.offset);
+        put(chunk, *link, *lane, n, chunk.offset + n == bytes);
       }
       continue;
     }
-    while (chunk.offset < op.length) {
-      const std::uint64_t n = std::min(kSegment, op.length - chunk.offset);
+    while (chunk.offset < bytes) {
+      const std::uint64_t n = std::min({kSegment, bytes - chunk.offset, transport_.max_message()});
       VerbsLane* const lane = pick(n, 1, false, link);
       if (lane == nullptr) return false;
-      put(chunk, *link, *lane, std::min(n, link->rail().device()->limits().max_message), false);
+      put(chunk, *link, *lane, n, false);
     }
   }
   return true;
 }
 
-// The next `length` bytes of the chunk's current piece. last: they carry the immediate.
+// The next `length` bytes of the chunk's current part. last: they carry the immediate.
 void VerbsPath::put(VerbsChunk& chunk, VerbsLink& link, VerbsLane& lane, std::uint64_t length, bool last) {
   const Op& op = *chunk.op;
-  const Piece& piece = op.pieces[chunk.first + chunk.piece];
+  const VerbsPart& part = chunk.parts[chunk.next];
+  const Piece& piece = op.pieces[chunk.first + part.run];
+  const std::uint64_t offset = part.first * op.length + chunk.offset;
   Work work;
   work.kind = op.opcode == Opcode::kRead ? WorkKind::kRead : last ? WorkKind::kWriteWithImmediate : WorkKind::kWrite;
   work.length = static_cast<std::uint32_t>(length);
-  work.local = chunk.local->address + piece.local + chunk.offset;
-  work.remote = chunk.remote->address + piece.remote + chunk.offset;
+  work.local = chunk.local->address + piece.local + offset;
+  work.remote = chunk.remote->address + piece.remote + offset;
   work.lkey = chunk.local->registrations[link.my_rail()]->lkey();
   work.rkey = link.peer_rail() < chunk.remote->rkeys.size() ? chunk.remote->rkeys[link.peer_rail()] : 0;
-  if (last) work.immediate = Immediate{chunk.slot, chunk.generation, chunk.piece}.pack();
+  if (last) work.immediate = Immediate{chunk.slot, chunk.generation, chunk.next}.pack();
   work.copy = op.opcode == Opcode::kWrite && !chunk.local->on_device &&
               length <= static_cast<std::uint64_t>(lane.pair().max_inline());
   lane.add(work, &chunk);
@@ -502,7 +531,7 @@ void VerbsPath::quiet(VerbsChunk& chunk, Finished& finished) {
   const OpPtr op = chunk.op;
   const std::uint32_t count = chunk.count;
   erase(chunk);
-  host_.confirm(op, count, finished);
+  confirm(op, count, finished);
 }
 
 void VerbsPath::erase(VerbsChunk& chunk) {

@@ -47,17 +47,18 @@ struct VerbsChunk {
   // Tagged: the destination's grant.
   bool asked = false, granted = false, landed = false;
   std::uint32_t slot = 0, generation = 0;
-  VerbsClaims::Mask mask{};
 
-  // Posting: the next piece, and where in it.
-  std::uint32_t piece = 0;
+  // What to write or read, the next of it, and where in that.
+  std::vector<VerbsPart> parts;
+  std::uint32_t next = 0;
   std::uint64_t offset = 0;
   std::uint32_t under_way = 0;  // work requests
   std::int64_t stopped_at = 0;  // the operation ended early: nothing more is posted
 
   bool tagged() const { return op->tag != 0; }
-  bool posted() const { return piece == count; }
-  bool wanted(std::uint32_t i) const { return !tagged() || (mask[i / 64] >> i % 64 & 1) != 0; }
+  bool posted() const { return next == parts.size(); }
+  // blocks: as in split_into_parts.
+  void begin(std::span<const std::uint64_t> blocks);
 };
 
 class VerbsPath final : public Path {
@@ -139,7 +140,8 @@ class VerbsPath final : public Path {
   bool drain(Finished& finished);
   void take(const Arrival& arrival, Finished& finished);
   void failed(VerbsLink& link, const verbs::Completion& completion, Finished& finished);
-  Status check(const Op& op, std::size_t& position) const;
+  void confirm(const OpPtr& op, std::size_t pieces, Finished& finished);
+  bool on_written(BodyReader& in);
   bool pump(Finished& finished);
   bool make_chunk(Finished& finished);
   void claim(VerbsChunk& chunk);

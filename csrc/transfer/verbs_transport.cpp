@@ -87,6 +87,7 @@ void VerbsTransport::activate() {
   }
   NANO_CHECK(!rails.empty(), Code::kSystem, "verbs: no device can be used", problems);
   rails_ = std::move(rails);
+  for (const auto& rail : rails_) max_message_ = std::min(max_message_, rail->device()->limits().max_message);
   for (auto& [key, known] : regions_) register_with_rails(known);
   active_ = true;
 }

@@ -66,6 +66,8 @@ class VerbsTransport final : public Transport {
   const std::vector<std::shared_ptr<Rail>>& rails() const { return rails_; }
   const verbs::QueuePairOptions& options() const { return options_; }
   bool alone() const { return alone_; }
+  // Bytes of one work request, on every rail.
+  std::uint64_t max_message() const { return max_message_; }
   // Null: no such region, or a device does not take its memory.
   std::shared_ptr<const VerbsRegion> find(std::uint64_t key) const;
 
@@ -88,6 +90,7 @@ class VerbsTransport final : public Transport {
 
   mutable std::mutex mutex_;
   bool active_ = false;
+  std::uint64_t max_message_ = UINT32_MAX;
   std::vector<std::shared_ptr<Rail>> rails_;  // set once, by activate()
   std::unordered_map<std::uint64_t, Known> regions_;
 };

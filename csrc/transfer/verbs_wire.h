@@ -19,6 +19,7 @@ enum class Message : std::uint8_t {
   kRelease,     // initiator: no more of them is written
   kRevoke,      // destination: the tag is over, stop and release
   kCredits,     // destination: receives were posted again
+  kWritten,     // initiator: a write with an immediate of its caller's has landed
 };
 
 // The immediate of a piece's last work request: where the destination finds whose piece it is.

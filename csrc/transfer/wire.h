@@ -42,24 +42,27 @@ enum class Kind : std::uint16_t {
 struct Frame {
   std::uint32_t magic = kMagic;
   Kind kind{};
-  std::uint16_t reserved = 0;
-  std::uint32_t count = 0;  // pieces
+  std::uint16_t flags = 0;
+  std::uint32_t count = 0;  // pieces, or descriptors
   std::uint32_t body = 0;   // bytes after this head
   std::uint64_t op = 0;
   std::uint64_t first = 0;  // position of the chunk's first piece in its operation
   std::uint64_t tag = 0;
   std::uint64_t region = 0;
-  std::uint64_t length = 0;  // bytes of each piece
-  std::uint32_t status = 0;
-  std::uint32_t bad = 0;  // position in the chunk of a refused piece
+  std::uint64_t length = 0;  // bytes of each block
+  std::uint32_t status = 0;  // of kAck; the immediate of a kWrite
+  std::uint32_t blocks = 0;  // of kWrite and kData: in the payload. Of kAck: position in the chunk of a refused one
 };
 static_assert(sizeof(Frame) == 64 && std::is_trivially_copyable_v<Frame>);
+
+inline constexpr std::uint16_t kAnswersRead = 1;   // of kAck
+inline constexpr std::uint16_t kHasImmediate = 2;  // of kWrite, the operation's last
 
 // One piece in the body of kWrite and kRead.
 struct Place {
   std::uint64_t offset;
   std::uint32_t piece;
-  std::uint32_t reserved;
+  std::uint32_t run;
 };
 static_assert(sizeof(Place) == 16);
 

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -7,8 +7,8 @@ from typing_extensions import Buffer
 
 from nano.errors import NanoError
 
-# One-dimensional integers; an int64 array is taken as it is.
-_Offsets = npt.NDArray[np.integer[Any]] | Sequence[int]
+# One integer, or one dimension of them; int32 and int64 arrays are taken as they are.
+_Indices = int | npt.NDArray[np.integer[Any]] | Sequence[int]
 
 class Transfer:
     """The future of one operation. It always ends: by success, by an error, or by its own deadline."""
@@ -30,6 +30,23 @@ class Transfer:
         That thread moves everybody's data: fn must be short, and neither wait for a Transfer nor close the endpoint.
         """
 
+    def __await__(self) -> Generator[Any]:
+        """In any running asyncio loop: waits until it has ended, and raises its error if it has one."""
+
+class Request:
+    """A write or read that was checked once; it holds its region and its peer."""
+
+    def post(self) -> Transfer:
+        """Starts it, at no cost per block; its timeout begins now. Posts do not exclude each other.
+
+        Raises Closed when the region was closed, Closed or PeerLost when the connection is over.
+        """
+
+    @property
+    def blocks(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+
 class Region:
     """A named run of bytes that peers may address. Closed with its last reference, its arrays included."""
 
@@ -39,6 +56,14 @@ class Region:
     def nbytes(self) -> int: ...
     @property
     def address(self) -> int: ...
+    @property
+    def huge_pages(self) -> Literal["hugetlb", "transparent", "none"]:
+        """What the kernel has put under allocated memory."""
+
+    @property
+    def device(self) -> int | None:
+        """The CUDA device whose memory it is; None: the host's."""
+
     @property
     def array(self) -> npt.NDArray[np.uint8]:
         """uint8 [nbytes], the bytes themselves; keeps the region open."""
@@ -73,29 +98,90 @@ class Peer:
         self,
         region: Region,
         remote: str,
-        src: _Offsets,
-        dst: _Offsets,
+        src: _Indices,
+        dst: _Indices,
         length: int,
         tag: int = 0,
-        pieces: _Offsets | None = None,
+        pieces: _Indices | None = None,
         timeout: float = 30.0,
+        *,
+        imm: int | None = None,
+        src_base: int = 0,
+        src_stride: int = 1,
+        dst_base: int = 0,
+        dst_stride: int = 1,
     ) -> Transfer:
         """Copies blocks of `region` into the peer's region named `remote`.
 
-        src, dst: [n] byte offsets in each; length: bytes of each block; timeout: seconds until the operation fails.
+        src, dst: [n] where each block begins: base + index * stride, in bytes. length: bytes of each block; timeout:
+        seconds until the operation fails. Blocks that are neighbours on both sides travel as one.
         With a tag, block i is piece pieces[i] (default: i) of what the peer expects; the peer refuses a piece at any
         place but the expected one, and a piece that is there already is not written again.
+        imm: 32 bits that the peer gets as an Event of kind "written" once every block has landed.
         The Transfer ends with Refused (naming the refused position), DeadlineExceeded, PeerLost or Closed.
         Raises InvalidInput for offsets outside `region`, Closed or PeerLost when the connection is over.
         """
 
     def read(
-        self, region: Region, remote: str, dst: _Offsets, src: _Offsets, length: int, timeout: float = 30.0
+        self,
+        region: Region,
+        remote: str,
+        dst: _Indices,
+        src: _Indices,
+        length: int,
+        timeout: float = 30.0,
+        *,
+        dst_base: int = 0,
+        dst_stride: int = 1,
+        src_base: int = 0,
+        src_stride: int = 1,
     ) -> Transfer:
         """Copies blocks of the peer's region named `remote` into `region`. Arguments and errors are those of write."""
 
-    def send(self, data: bytes) -> None:
-        """Sends a message of at most 1 MiB; it arrives as an Event of kind "message", in order among messages."""
+    def prepare_write(
+        self,
+        region: Region,
+        remote: str,
+        src: _Indices,
+        dst: _Indices,
+        length: int,
+        tag: int = 0,
+        pieces: _Indices | None = None,
+        timeout: float = 30.0,
+        *,
+        imm: int | None = None,
+        src_base: int = 0,
+        src_stride: int = 1,
+        dst_base: int = 0,
+        dst_stride: int = 1,
+    ) -> Request:
+        """The write as something to post many times. Arguments are those of write; only InvalidInput is raised."""
+
+    def prepare_read(
+        self,
+        region: Region,
+        remote: str,
+        dst: _Indices,
+        src: _Indices,
+        length: int,
+        timeout: float = 30.0,
+        *,
+        dst_base: int = 0,
+        dst_stride: int = 1,
+        src_base: int = 0,
+        src_stride: int = 1,
+    ) -> Request:
+        """The read as something to post many times. Arguments are those of read; only InvalidInput is raised."""
+
+    def send(self, data: bytes, timeout: float = 30.0) -> Transfer:
+        """Sends a message of at most 1 MiB; it arrives as an Event of kind "message", in order among messages.
+
+        The Transfer ends when the peer's endpoint has it. Raises InvalidInput, and Closed or PeerLost when the
+        connection is over.
+        """
+
+    def flush(self) -> Transfer:
+        """Ends when every operation that was posted to this peer before has, with the first error among them."""
 
     def cancel(self, tag: int) -> None:
         """Ends this side's writes of the tag with Closed. After it returns their sources are not read any more;
@@ -109,14 +195,17 @@ class Peer:
 
 class Event:
     """kind "complete": the last piece of `tag` came. "joined": `peer` connected. "message": `data` from `peer`.
+    "written": a write of `peer` with `imm` (and `tag`, if it had one) has landed.
     "lost": `peer` is gone, `reason` says how."""
 
     @property
-    def kind(self) -> Literal["complete", "lost", "joined", "message"]: ...
+    def kind(self) -> Literal["complete", "lost", "joined", "message", "written"]: ...
     @property
     def peer(self) -> Peer | None: ...
     @property
     def tag(self) -> int: ...
+    @property
+    def imm(self) -> int: ...
     @property
     def data(self) -> bytes: ...
     @property
@@ -125,17 +214,17 @@ class Event:
 class Endpoint:
     """What a process opens to move memory to and from others: one thread, one port.
 
-    name: what peers see. host, port: where TCP listens; 0 takes a free port. transports: those offered and used; None:
-    all. secret: shared by all endpoints of a cluster; a host other than loopback needs it, or insecure=True. devices:
-    the RDMA devices to use; None: all. advertise: the host in the descriptor, when it is not `host`. spin: seconds that
-    the thread polls after activity before it sleeps. heartbeat, silence: seconds between signs of life, and after how
-    long without one a peer is lost.
+    name: what peers see; "": the host's name and the process's number. host, port: where TCP listens; 0 takes a free
+    port. transports: those offered and used; None: all. secret: shared by all endpoints of a cluster; a host other than
+    loopback needs it, or insecure=True. devices: the RDMA devices to use; None: all. advertise: the host in the
+    descriptor, when it is not `host`. spin: seconds that the thread polls after activity before it sleeps. heartbeat,
+    silence: seconds between signs of life, and after how long without one a peer is lost.
     Raises Refused, InvalidInput, SystemFault.
     """
 
     def __init__(
         self,
-        name: str,
+        name: str = "",
         host: str = "127.0.0.1",
         port: int = 0,
         transports: Sequence[str] | None = None,
@@ -157,22 +246,27 @@ class Endpoint:
     def descriptor(self) -> bytes:
         """How to reach this endpoint; for connect() of any other."""
 
-    def allocate(self, nbytes: int, name: str) -> Region:
-        """Zeroed memory that processes of this host can map: the fast path for both sides. Raises OutOfMemory."""
+    def allocate(self, nbytes: int, name: str, huge_pages: bool = True) -> Region:
+        """Zeroed memory that processes of this host can map: the fast path for both sides.
 
-    def register(self, buffer: Buffer | tuple[int, int], name: str) -> Region:
-        """Makes a contiguous buffer, or (address, nbytes), addressable; a read-only one can only be read.
+        huge_pages: of 2 MiB where the kernel has some to spare; Region.huge_pages says what came of it.
+        Raises OutOfMemory.
+        """
 
-        The buffer is kept alive; memory given by its address must outlive the region.
+    def register(self, buffer: Buffer | tuple[int, int] | Any, name: str) -> Region:
+        """Makes memory addressable: a contiguous buffer (numpy, memoryview, bytearray), a contiguous tensor of torch,
+        anything with the CUDA array interface, or (address, nbytes). What is read-only can only be read.
+
+        It is kept alive; memory given by its address must outlive the region.
         """
 
     def connect(self, descriptor: bytes, timeout: float = 5.0, transports: Sequence[str] | None = None) -> Peer:
-        """Connects to another endpoint, by shm when both are on one host. timeout in seconds.
+        """Connects to another endpoint, by the fastest transports that both sides have. timeout in seconds.
 
         Raises Refused (secret, version, no transport in common), PeerLost, DeadlineExceeded.
         """
 
-    def expect(self, tag: int, region: Region, offsets: _Offsets, length: int) -> None:
+    def expect(self, tag: int, region: Region, offsets: _Indices, length: int) -> None:
         """Lets piece i of `tag` (not 0) land at region[offsets[i] : offsets[i] + length], once, and nowhere else."""
 
     def missing(self, tag: int) -> npt.NDArray[np.int32]:

@@ -1,4 +1,4 @@
-"""Move blocks of memory between processes: shared memory on one host, TCP between hosts.
+"""Move blocks of memory between processes: shared memory on one host, the network between hosts.
 
     import numpy as np
     from nano.transfer import Endpoint
@@ -14,6 +14,6 @@
 Needs numpy alone. docs/transfer.md explains the rules.
 """
 
-from nano._core.transfer import Endpoint, Event, Peer, Region, Transfer
+from nano._core.transfer import Endpoint, Event, Peer, Region, Request, Transfer
 
-__all__ = ["Endpoint", "Event", "Peer", "Region", "Transfer"]
+__all__ = ["Endpoint", "Event", "Peer", "Region", "Request", "Transfer"]

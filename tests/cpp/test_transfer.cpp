@@ -31,15 +31,18 @@ std::string hex(const Digest& digest) {
   return out;
 }
 
-Config config(const char* name, bool shm) {
+constexpr const char* kTransports[] = {"shm", "cma", "tcp"};
+
+Config config(const char* name, const char* transport) {
   Config out;
   out.name = name;
-  out.transports = {shm ? "shm" : "tcp"};
+  out.transports = {transport};
   return out;
 }
 
 struct Pair {
-  explicit Pair(bool shm, std::size_t bytes = 1 << 20) : source(config("source", shm)), sink(config("sink", shm)) {
+  explicit Pair(const char* transport, std::size_t bytes = 1 << 20)
+      : source(config("source", transport)), sink(config("sink", transport)) {
     src = source.allocate(bytes, "kv");
     dst = sink.allocate(bytes, "kv");
     peer = source.connect(sink.descriptor(), 5 * kSecond);
@@ -56,11 +59,13 @@ OpPtr blocks(Pair& pair, Opcode opcode, std::uint64_t n, std::uint64_t length, s
   op->local = pair.src;
   op->remote_name = "kv";
   op->remote_key = region_key("kv");
-  op->length = length;
   op->deadline = boot_ns() + 30 * kSecond;
+  auto what = std::make_shared<Blocks>();
+  what->length = length;
   for (std::uint64_t i = 0; i < n; ++i) {
-    op->pieces.push_back({i * length, (n - 1 - i) * length, static_cast<std::uint32_t>(i), 0});
+    what->add(i * length, (n - 1 - i) * length, static_cast<std::uint32_t>(i), tag != 0);
   }
+  op->use(std::move(what));
   return op;
 }
 
@@ -120,8 +125,8 @@ TEST_CASE("The streaming copy copies exactly, at any alignment and size") {
 
 TEST_CASE("Blocks arrive, by write and by read") {
   CountersReturn check;
-  for (const bool shm : {true, false}) {
-    Pair pair(shm);
+  for (const char* const transport : kTransports) {
+    Pair pair(transport);
     for (const auto& [n, length] : {std::pair<std::uint64_t, std::uint64_t>{1, 1}, {1000, 1000}, {16, 65536}}) {
       order_with_writers(pair.dst);
       std::memset(pair.src->data(), static_cast<int>(n % 251), n * length);
@@ -138,8 +143,8 @@ TEST_CASE("Blocks arrive, by write and by read") {
 
 TEST_CASE("Threads may post, wait, send and look at tags at once") {
   CountersReturn check;
-  for (const bool shm : {true, false}) {
-    Pair pair(shm);
+  for (const char* const transport : kTransports) {
+    Pair pair(transport);
     std::vector<std::thread> threads;
     for (std::uint64_t t = 0; t < 3; ++t) {
       threads.emplace_back([&, t] {
@@ -151,7 +156,7 @@ TEST_CASE("Threads may post, wait, send and look at tags at once") {
           auto transfer = pair.peer->post(blocks(pair, Opcode::kWrite, 100, 512, tag));
           std::atomic<bool> called{false};
           transfer->add_done_callback([&](const TransferPtr&) { called = true; });
-          pair.peer->send("hello");
+          pair.peer->send("hello", boot_ns() + 30 * kSecond);
           transfer->wait(-1, 20'000);
           CHECK(pair.sink.tag(tag)->missing().empty());
           pair.sink.forget(tag);
@@ -165,8 +170,8 @@ TEST_CASE("Threads may post, wait, send and look at tags at once") {
 
 TEST_CASE("Forget and cancel race with the copying") {
   CountersReturn check;
-  for (const bool shm : {true, false}) {
-    Pair pair(shm, 8 << 20);
+  for (const char* const transport : kTransports) {
+    Pair pair(transport, 8 << 20);
     for (std::uint64_t tag = 1; tag <= 20; ++tag) {
       std::vector<std::int64_t> offsets;
       for (std::int64_t i = 0; i < 512; ++i) offsets.push_back((511 - i) * 16384);
@@ -196,8 +201,8 @@ TEST_CASE("Forget and cancel race with the copying") {
 
 TEST_CASE("Connections come and go while data moves on another") {
   CountersReturn check;
-  for (const bool shm : {true, false}) {
-    Pair pair(shm);
+  for (const char* const transport : kTransports) {
+    Pair pair(transport);
     std::atomic<bool> stop{false};
     std::thread mover([&] {
       while (!stop) pair.peer->post(blocks(pair, Opcode::kWrite, 64, 1024))->wait(-1, 10'000);
@@ -225,9 +230,9 @@ TEST_CASE("Connections come and go while data moves on another") {
 
 TEST_CASE("An endpoint closes under load, and what was pending fails") {
   CountersReturn check;
-  for (const bool shm : {true, false}) {
+  for (const char* const transport : kTransports) {
     for (const bool source_first : {true, false}) {
-      Pair pair(shm, 8 << 20);
+      Pair pair(transport, 8 << 20);
       std::vector<TransferPtr> transfers;
       for (int i = 0; i < 50; ++i) transfers.push_back(pair.peer->post(blocks(pair, Opcode::kWrite, 512, 16384)));
       (source_first ? pair.source : pair.sink).close();

@@ -32,9 +32,14 @@ struct Sink {
   }
 
   VerbsClaims::Granted grant(std::uint64_t claim, std::uint64_t tag, const std::vector<std::uint32_t>& pieces) {
-    std::vector<std::uint64_t> places;
-    for (const auto piece : pieces) places.push_back(piece * kLength);
-    return claims.grant(catalog, claim, tag, region->key, kLength, places, pieces);
+    return claims.grant(catalog, claim, tag, region->key, kLength, runs_of(pieces));
+  }
+
+  // A run for each, of one block.
+  static std::vector<Tag::Run> runs_of(const std::vector<std::uint32_t>& pieces) {
+    std::vector<Tag::Run> out;
+    for (const auto piece : pieces) out.push_back({piece * kLength, piece, 1});
+    return out;
   }
 
   static std::uint32_t immediate(const VerbsClaims::Granted& granted, std::uint32_t piece) {
@@ -58,7 +63,7 @@ TEST_CASE("a tag is complete once, when the last of its pieces is in, in any ord
   const auto tag = sink.expect(7, 3);
   const auto granted = sink.grant(1, 7, {0, 1, 2});
   CHECK(granted.status == Status::kOk);
-  CHECK(granted.mask[0] == 7);
+  CHECK(granted.whole);
   CHECK(!sink.claims.landed(Sink::immediate(granted, 2)).complete);
   CHECK(!sink.claims.landed(Sink::immediate(granted, 0)).complete);
   CHECK(tag->missing() == std::vector<std::int32_t>{1});
@@ -75,17 +80,16 @@ TEST_CASE("a claimed piece is nobody else's until it is released") {
   const auto tag = sink.expect(7, 2);
   VerbsClaims other;
   const auto first = sink.grant(1, 7, {0, 1});
-  const std::vector<std::uint64_t> places{0, kLength};
-  const std::vector<std::uint32_t> pieces{0, 1};
-  auto second = other.grant(sink.catalog, 1, 7, sink.region->key, kLength, places, pieces);
+  const auto runs = Sink::runs_of({0, 1});
+  auto second = other.grant(sink.catalog, 1, 7, sink.region->key, kLength, runs);
   CHECK(second.status == Status::kOk);
-  CHECK(second.mask[0] == 0);
+  CHECK(second.blocks == std::vector<std::uint64_t>{0});
   CHECK(other.settle(second.slot).status == Status::kBusy);
   sink.claims.landed(Sink::immediate(first, 0));
   CHECK(sink.claims.release(first.slot, first.generation));
-  second = other.grant(sink.catalog, 2, 7, sink.region->key, kLength, places, pieces);
-  CHECK(second.mask[0] == 2);
-  CHECK(other.landed(Immediate{second.slot, second.generation, 1}.pack()).complete);
+  second = other.grant(sink.catalog, 2, 7, sink.region->key, kLength, runs);
+  CHECK(second.blocks == std::vector<std::uint64_t>{2});
+  CHECK(other.landed(Immediate{second.slot, second.generation, 0}.pack()).complete);  // the only part
 }
 
 TEST_CASE("an acknowledgement lost after the data landed: the piece is not granted again") {
@@ -95,10 +99,10 @@ TEST_CASE("an acknowledgement lost after the data landed: the piece is not grant
   sink.claims.landed(Sink::immediate(first, 0));
   sink.claims.clear();  // the epoch ended before the initiator heard of it
   const auto again = sink.grant(2, 7, {0, 1});
-  CHECK(again.mask[0] == 2);
-  CHECK(sink.claims.landed(Sink::immediate(again, 1)).complete);
+  CHECK(again.blocks == std::vector<std::uint64_t>{2});
+  CHECK(sink.claims.landed(Sink::immediate(again, 0)).complete);
   const auto whole = sink.grant(3, 7, {0, 1});
-  CHECK(whole.mask[0] == 0);
+  CHECK(whole.blocks == std::vector<std::uint64_t>{0});
   const auto over = sink.claims.settle(whole.slot);
   CHECK(over.settled);
   CHECK(over.status == Status::kOk);
@@ -161,4 +165,28 @@ TEST_CASE("more claims at once than there are slots are refused") {
   sink.claims.clear();
   CHECK(sink.claims.live() == 0);
   CHECK(sink.grant(5000, 5000, {0}).status == Status::kOk);
+}
+
+TEST_CASE(
+    "of a run of blocks only those that have not landed are written again, in parts that both sides number alike") {
+  Sink sink;
+  const auto tag = sink.expect(7, 10);
+  const auto part = sink.grant(1, 7, {2, 3, 7});
+  for (std::uint32_t i = 0; i < 3; ++i) sink.claims.landed(Sink::immediate(part, i));
+  const std::vector<Tag::Run> runs{{0, 0, 6}, {6 * kLength, 6, 4}};
+  const auto rest = sink.claims.grant(sink.catalog, 2, 7, sink.region->key, kLength, runs);
+  CHECK(!rest.whole);
+  CHECK(rest.blocks == std::vector<std::uint64_t>{0b1101110011});
+  std::vector<VerbsPart> parts;
+  split_into_parts(std::vector<std::uint32_t>{6, 4}, rest.blocks, parts);
+  REQUIRE(parts.size() == 4);
+  CHECK(parts[1].run == 0);
+  CHECK(parts[1].first == 4);
+  CHECK(parts[1].blocks == 2);
+  CHECK(parts[3].run == 1);
+  CHECK(parts[3].first == 2);
+  CHECK(parts[3].blocks == 2);
+  for (const std::uint32_t i : {3u, 1u, 0u}) CHECK(!sink.claims.landed(Sink::immediate(rest, i)).complete);
+  CHECK(tag->missing() == std::vector<std::int32_t>{6});
+  CHECK(sink.claims.landed(Sink::immediate(rest, 2)).complete);
 }

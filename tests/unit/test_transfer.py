@@ -1,4 +1,4 @@
-"""Moving blocks between endpoints, by both transports."""
+"""Moving blocks between endpoints, by every transport of one machine."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Pair:
         self.sink.close()
 
 
-@pytest.fixture(params=["shm", "tcp"])
+@pytest.fixture(params=["shm", "cma", "tcp"])
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     made = Pair(request.param)
     yield made
@@ -202,7 +202,7 @@ def test_a_forgotten_tag_is_never_written(pair: Pair) -> None:
 
 
 def test_nothing_is_written_after_forget_returns_in_the_middle_of_a_transfer() -> None:
-    for transport in ("shm", "tcp"):
+    for transport in ("shm", "cma", "tcp"):
         pair = Pair(transport, 64 * MIB)
         pair.src.array[:] = 1
         n = pair.src.nbytes // 16384
@@ -225,7 +225,7 @@ def test_nothing_is_written_after_forget_returns_in_the_middle_of_a_transfer() -
 
 
 def test_cancel_ends_the_writes_and_lets_go_of_their_sources() -> None:
-    for transport in ("shm", "tcp"):
+    for transport in ("shm", "cma", "tcp"):
         pair = Pair(transport, 64 * MIB)
         n = pair.src.nbytes // 16384
         offsets = np.arange(n, dtype=np.int64) * 16384

@@ -14,7 +14,6 @@ namespace nano::transfer {
 
 inline constexpr std::uint32_t kSlots = 128;
 inline constexpr std::uint32_t kLanePieces = 4096;
-inline constexpr std::uint32_t kShmChunkPieces = 64;
 
 enum class SlotState : std::uint32_t {
   kFree,
@@ -28,6 +27,8 @@ enum class SlotState : std::uint32_t {
 
 inline constexpr std::uint32_t kSlotNotify = 1;  // the initiator wants to be woken when this one is done
 inline constexpr std::uint32_t kSlotStream = 2;  // part of an operation larger than the cache
+inline constexpr std::uint32_t kSlotFirst = 4;   // the operation's first
+inline constexpr std::uint32_t kSlotImm = 8;     // its last, and `imm` is told when all of it has landed
 
 struct alignas(64) Slot {
   std::atomic<SlotState> state;
@@ -37,7 +38,7 @@ struct alignas(64) Slot {
   std::uint32_t first;   // where in the lane's pieces they begin, modulo its size
   std::uint32_t status;
   std::uint32_t bad;
-  std::uint32_t reserved;
+  std::uint32_t imm;
   std::uint64_t tag;
   std::uint64_t region;  // key of the destination
   std::uint64_t length;
@@ -48,6 +49,7 @@ struct Lane {
   alignas(64) std::atomic<std::uint32_t> server_sleeps;
   alignas(64) std::atomic<std::uint32_t> client_sleeps;
   alignas(64) std::atomic<std::uint32_t> closed;  // the initiator gave up: nothing counts any more
+  std::atomic<std::uint32_t> retired;             // regions that the initiator has closed
   Slot slots[kSlots];
   Piece pieces[kLanePieces];
 };
@@ -55,20 +57,20 @@ struct Lane {
 static_assert(std::atomic<SlotState>::is_always_lock_free);
 
 // The shared memory itself: lanes[0] carries the connector's operations, lanes[1] the acceptor's.
-class ShmLink {
+class Link {
  public:
-  static std::unique_ptr<ShmLink> create();
+  static std::unique_ptr<Link> create();
   // Refused unless it is sealed and of the right size.
-  static std::unique_ptr<ShmLink> open(Fd fd);
-  ~ShmLink();
-  ShmLink(const ShmLink&) = delete;
-  ShmLink& operator=(const ShmLink&) = delete;
+  static std::unique_ptr<Link> open(Fd fd);
+  ~Link();
+  Link(const Link&) = delete;
+  Link& operator=(const Link&) = delete;
 
   Lane& lane(int i) const { return lanes_[i]; }
   const Fd& fd() const { return fd_; }
 
  private:
-  ShmLink(Fd fd, Lane* lanes) : fd_(std::move(fd)), lanes_(lanes) {}
+  Link(Fd fd, Lane* lanes) : fd_(std::move(fd)), lanes_(lanes) {}
 
   Fd fd_;
   Lane* lanes_;

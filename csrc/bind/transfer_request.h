@@ -1,0 +1,26 @@
+// An operation that was checked once and can be posted many times.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "bind/transfer.h"
+
+namespace nano {
+
+struct Request {
+  std::shared_ptr<transfer::Connection> peer;
+  std::shared_ptr<PyRegion> region;
+  transfer::Opcode opcode;
+  std::string remote;
+  std::uint64_t key;
+  std::uint64_t tag;
+  std::optional<std::uint32_t> imm;
+  std::shared_ptr<const transfer::Blocks> blocks;
+  std::int64_t timeout_ns;
+
+  transfer::TransferPtr post() const;
+};
+
+}  // namespace nano
