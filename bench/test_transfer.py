@@ -2,223 +2,104 @@
 
     pytest bench/test_transfer.py -s --benchmark-json=transfer.json
 
-Each cell moves blocks that lie scattered at twice their length, checks every byte on the other side, then times the
-median of a Python call until the data is in. Its limit is measured just before, in the same processes: for shm the
-better of memcpy and non-temporal stores in one thread, for TCP two processes that spin in sendmsg and recvmsg_into.
-Each process has a core of its own, so that a busy machine's scheduler does not put both on one.
+A cell moves blocks that lie scattered at twice their length, checks every byte on the other side, then times the median
+of a Python call until the data is in. Its limit is measured just before, in the same processes: for shm the better of
+memcpy and non-temporal stores in one thread, for cma process_vm_readv in one call, for TCP two processes that spin in
+sendmsg and recvmsg_into. bench/transfer holds the other process and the limits.
 """
 
 from __future__ import annotations
 
-import os
-import select
-import socket
-import subprocess
 import sys
+import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from nano._core.transfer import copy_limit, streaming_copy_name
-from nano.transfer import Endpoint, Peer, Region
+from nano.transfer import Endpoint
 
-CELLS = [(1, 4096), (64, 1024), (1024, 4096), (1024, 16384), (1024, 65536), (1, 64 << 20)]
-NBYTES = 130 << 20
-VECTORS = 64
+sys.path.insert(0, str(Path(__file__).parent / "transfer"))
+from blocks import median, places
+from pair import Pair
 
-
-def places(n: int, length: int, seed: int) -> np.ndarray:
-    """[n] byte offsets of distinct blocks at stride 2 * length, in random order."""
-    return np.random.default_rng(seed).permutation(n).astype(np.int64) * (2 * length if n > 1 else 0)
+CELLS = [(64, 1024), (1024, 4096), (1024, 16384), (1024, 65536), (1, 64 << 20)]
+GOALS = {"shm": (1.0, 1.5), "cma": (2.0, 2.0), "tcp": (12.0, 12.0)}  # us of one 4 KiB read and write, spinning
 
 
-def checksum(data: np.ndarray, offsets: np.ndarray, length: int) -> int:
-    value = 0
-    for offset in offsets:
-        value = zlib.crc32(data[offset : offset + length], value)
-    return value
-
-
-def views(data: np.ndarray, offsets: np.ndarray, length: int) -> list[memoryview]:
-    whole = memoryview(data)
-    return [whole[offset : offset + length] for offset in offsets.tolist()]
-
-
-def spin(blocks: list[memoryview], move: Callable[[list[memoryview]], int]) -> None:
-    """Moves all blocks over a non-blocking socket, never sleeping."""
-    at, total = 0, len(blocks)
-    pending = blocks[:VECTORS]
-    while at < total:
-        try:
-            moved = move(pending)
-        except BlockingIOError:
-            continue
-        while moved and moved >= len(pending[0]):
-            moved -= len(pending.pop(0))
-            at += 1
-        if moved:
-            pending[0] = pending[0][moved:]
-        if not pending:
-            pending = blocks[at : at + VECTORS]
-
-
-def receive_all(sock: socket.socket, blocks: list[memoryview]) -> None:
-    spin(blocks, lambda pending: sock.recvmsg_into(pending)[0])
-
-
-def send_all(sock: socket.socket, blocks: list[memoryview]) -> None:
-    spin(blocks, sock.sendmsg)
-
-
-def take_core(index: int) -> None:
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[index % len(cores)]})
-
-
-def far(transport: str) -> None:
-    """The other process's whole life; it ends with its standard input."""
-    take_core(1)
-    listener = socket.create_server(("127.0.0.1", 0))
-    with Endpoint("far", transports=(transport,)) as endpoint:
-        region = endpoint.allocate(NBYTES, "kv")
-        region.array[:] = np.random.default_rng(7).integers(0, 256, NBYTES, dtype=np.uint8)
-        print(endpoint.descriptor().hex(), listener.getsockname()[1], flush=True)
-        for line in sys.stdin:
-            command, *numbers = line.split()
-            n, length, seed, rounds = map(int, numbers)
-            offsets = places(n, length, seed)
-            if command == "checksum":
-                print(checksum(region.array, offsets, length), flush=True)
-            elif command == "receive":
-                print("ready", flush=True)
-                sock, _ = listener.accept()
-                with sock:
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    sock.setblocking(False)
-                    blocks = views(region.array, offsets, length)
-                    answer = [memoryview(b"x")]
-                    for _ in range(rounds):
-                        receive_all(sock, blocks)
-                        send_all(sock, list(answer))
-
-
-class Far:
-    def __init__(self, transport: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, transport],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # the same nano
-        )
-        take_core(0)
-        self.near = Endpoint("near", transports=(transport,))
-        self.region: Region = self.near.allocate(NBYTES, "near")
-        self.region.array[:] = np.random.default_rng(8).integers(0, 256, NBYTES, dtype=np.uint8)
-        descriptor, port = self.readline().split()
-        self.port = int(port)
-        self.peer: Peer = self.near.connect(bytes.fromhex(descriptor))
-
-    def readline(self) -> str:
-        assert self.process.stdout is not None
-        assert select.select([self.process.stdout], [], [], 60)[0], "the other process is silent"
-        return self.process.stdout.readline()
-
-    def ask(self, command: str, n: int, length: int, seed: int, rounds: int = 0) -> str:
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{command} {n} {length} {seed} {rounds}\n")
-        self.process.stdin.flush()
-        return self.readline()
-
-    def close(self) -> None:
-        self.near.close()
-        self.process.communicate(timeout=30)
-
-
-@pytest.fixture(scope="module", params=["shm", "tcp"])
-def link(request: pytest.FixtureRequest) -> Iterator[Far]:
-    cores = os.sched_getaffinity(0)
-    made = Far(request.param)
+@pytest.fixture(scope="module", params=["shm", "cma", "tcp"])
+def link(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    made = Pair(request.param)
     yield made
     made.close()
-    os.sched_setaffinity(0, cores)
 
 
-def median(fn: Callable[[], object], rounds: int) -> float:
-    """Seconds."""
-    times = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        fn()
-        times.append(time.perf_counter() - began)
-    return float(np.median(times))
-
-
-def copy_seconds(src: np.ndarray, dst: np.ndarray, n: int, length: int, rounds: int) -> tuple[float, str]:
-    """The better of the two ways to copy those blocks in one thread."""
-    a, b = places(n, length, 1), places(n, length, 2)
-    plain = median(lambda: copy_limit(dst, src, b, a, length, False), rounds)
-    streaming = median(lambda: copy_limit(dst, src, b, a, length, True), rounds)
-    return (plain, "memcpy") if plain < streaming else (streaming, streaming_copy_name())
-
-
-def socket_seconds(link: Far, n: int, length: int, rounds: int) -> tuple[float, str]:
-    """Those blocks through a bare socket, and one byte back."""
-    blocks = views(link.region.array, places(n, length, 1), length)
-    assert link.ask("receive", n, length, 2, rounds).strip() == "ready"
-    with socket.create_connection(("127.0.0.1", link.port)) as sock:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setblocking(False)
-        answer = [memoryview(bytearray(1))]
-
-        def round_() -> None:
-            send_all(sock, blocks)
-            receive_all(sock, list(answer))
-
-        return median(round_, rounds), "spinning sockets"
+def mover(link: Pair, op: str, n: int, length: int) -> Callable[[], None]:
+    """One operation from the call to its end."""
+    here, there = places(n, length, 1), places(n, length, 2)
+    peer, region = link.peer, link.region
+    if op == "write":
+        return lambda: peer.write(region, "kv", here, there, length).wait()
+    return lambda: peer.read(region, "kv", here, there, length).wait()
 
 
 @pytest.mark.parametrize(("n", "length"), CELLS)
 @pytest.mark.parametrize("op", ["write", "read"])
-def test_blocks(benchmark: Any, capsys: pytest.CaptureFixture[str], link: Far, op: str, n: int, length: int) -> None:
+def test_blocks(benchmark: Any, capsys: pytest.CaptureFixture[str], link: Pair, op: str, n: int, length: int) -> None:
     """[n] blocks of `length` bytes; the ratio is limit time ÷ our time."""
-    here, there = places(n, length, 1), places(n, length, 2)
-    peer, region = link.peer, link.region
-
-    def move() -> None:
-        if op == "write":
-            peer.write(region, "kv", here, there, length).wait()
-        else:
-            peer.read(region, "kv", here, there, length).wait()
-
+    move = mover(link, op, n, length)
     move()
-    assert int(link.ask("checksum", n, length, 2)) == checksum(region.array, here, length)
+    link.verify(n, length)
     rounds = 200 if n * length <= 1 << 20 else 30
-    scratch = np.ones(NBYTES, np.uint8) if peer.transport == "shm" else None
-    if scratch is not None:
-        limit, name = copy_seconds(region.array, scratch, n, length, rounds)
-    else:
-        limit, name = socket_seconds(link, n, length, rounds)
+    limit, name = link.limit(n, length, rounds)
     benchmark.pedantic(move, rounds=rounds, warmup_rounds=5)
     ours = benchmark.stats.stats.median
-    ratio = limit / ours
+    gbps, most = n * length / ours / 1e9, n * length / limit / 1e9
     benchmark.extra_info.update(
-        transport=peer.transport, gbps=n * length / ours / 1e9, limit_gbps=n * length / limit / 1e9, limit=name,
-        ratio=ratio,
+        transport=link.transport, gbps=gbps, limit_gbps=most, limit=name, ratio=limit / ours
     )  # fmt: skip
     with capsys.disabled():
         print(
-            f"\n{peer.transport} {op:5} {n:5} x {length:8}: {ours * 1e6:9.1f} us {n * length / ours / 1e9:6.2f} GB/s; "
-            f"{name}: {limit * 1e6:9.1f} us {n * length / limit / 1e9:6.2f} GB/s; ratio {ratio:.2f}"
+            f"\n{link.transport} {op:5} {n:5} x {length:8}: {ours * 1e6:9.1f} us {gbps:6.2f} GB/s; "
+            f"{name}: {limit * 1e6:9.1f} us {most:6.2f} GB/s; ratio {limit / ours:.2f}"
         )
 
 
-def test_submitting(benchmark: Any, capsys: pytest.CaptureFixture[str], link: Far) -> None:
-    """The Python call alone, a block of a list of 1024."""
+@pytest.mark.parametrize("transport", ["shm", "cma", "tcp"])
+@pytest.mark.parametrize("other_side", ["spins", "sleeps"])
+def test_one_operation(benchmark: Any, capsys: pytest.CaptureFixture[str], transport: str, other_side: str) -> None:
+    """4 KiB, around the Python calls, when the far worker polls and when it has to be woken first."""
+    length, rounds = 4096, 2000 if other_side == "spins" else 300
+    link = Pair(transport, spin=60.0 if other_side == "spins" else 0.0)
+    try:
+        peer, region = link.peer, link.region
+        write = peer.prepare_write(region, "kv", 4096, 8192, length)
+        read = peer.prepare_read(region, "kv", 4096, 8192, length)
+        calls: dict[str, Callable[[], None]] = {
+            "read, prepared": lambda: read.post().wait(),
+            "read, fresh": lambda: peer.read(region, "kv", 4096, 8192, length).wait(),
+            "write, prepared": lambda: write.post().wait(),
+            "write, fresh": lambda: peer.write(region, "kv", 4096, 8192, length).wait(),
+        }
+        lines = []
+        for name, call in calls.items():
+            for _ in range(100):
+                call()
+            seconds = median(call, rounds)
+            goal = f" (goal {GOALS[transport][name.startswith('write')]})" if other_side == "spins" else ""
+            lines.append(f"{transport} one 4 KiB {name}, the other side {other_side}: {seconds * 1e6:.2f} us{goal}")
+            benchmark.extra_info[name] = seconds * 1e6
+        benchmark.pedantic(calls["read, prepared"], rounds=rounds)
+        with capsys.disabled():
+            print("\n" + "\n".join(lines))
+    finally:
+        link.close()
+
+
+def test_submitting(benchmark: Any, capsys: pytest.CaptureFixture[str], link: Pair) -> None:
+    """The Python call alone, a block of a list of 1024, merging included."""
     n, length = 1024, 1024
     here, there = places(n, length, 1), places(n, length, 2)
     posted = []
@@ -232,20 +113,52 @@ def test_submitting(benchmark: Any, capsys: pytest.CaptureFixture[str], link: Fa
 
     benchmark.pedantic(post, setup=settle, rounds=100, warmup_rounds=5)
     settle()
-    assert int(link.ask("checksum", n, length, 2)) == checksum(link.region.array, here, length)
+    link.verify(n, length)
     cost = benchmark.stats.stats.median / n * 1e9
-    benchmark.extra_info.update(transport=link.peer.transport, ns_a_block=cost)
+    benchmark.extra_info.update(transport=link.transport, ns_a_block=cost)
     with capsys.disabled():
-        print(f"\n{link.peer.transport} submit: {cost:.1f} ns a block (goal 60)")
+        print(f"\n{link.transport} submit: {cost:.1f} ns a block (goal 60)")
 
 
-def test_connecting(benchmark: Any, capsys: pytest.CaptureFixture[str], link: Far) -> None:
+def test_a_worker_alone(benchmark: Any, capsys: pytest.CaptureFixture[str], link: Pair) -> None:
+    """1024 x 16 KiB when nobody waits in Transfer.wait, so that the near worker does it all; against one who does."""
+    n, length = 1024, 16384
+    here, there = places(n, length, 1), places(n, length, 2)
+    ended = threading.Event()
+
+    def move() -> None:
+        ended.clear()
+        link.peer.write(link.region, "kv", here, there, length).add_done_callback(lambda _: ended.set())
+        ended.wait(30)
+
+    waiting = median(mover(link, "write", n, length), 30)
+    benchmark.pedantic(move, rounds=30, warmup_rounds=5)
+    link.verify(n, length)
+    ours = benchmark.stats.stats.median
+    benchmark.extra_info.update(transport=link.transport, ratio=waiting / ours)
+    with capsys.disabled():
+        print(
+            f"\n{link.transport} worker alone: {n * length / ours / 1e9:.2f} GB/s, {waiting / ours:.2f} of a waiter's"
+        )
+
+
+def test_idling(benchmark: Any, capsys: pytest.CaptureFixture[str], link: Pair) -> None:
+    """Processor time of both processes while nothing happens, with a connection open."""
+    mover(link, "write", 1, 4096)()
+    time.sleep(0.05)  # past the spinning
+    seconds = 2.0
+    there, here = int(link.ask("cpu")), time.process_time_ns()
+    benchmark.pedantic(lambda: time.sleep(seconds), rounds=1)
+    here, there = time.process_time_ns() - here, int(link.ask("cpu")) - there
+    percent = max(here, there) / seconds / 1e7
+    benchmark.extra_info.update(transport=link.transport, percent=percent)
+    with capsys.disabled():
+        print(f"\n{link.transport} idle: {percent:.2f} % of a core (goal 1)")
+
+
+def test_connecting(benchmark: Any, capsys: pytest.CaptureFixture[str], link: Pair) -> None:
     """Handshake to close."""
     with Endpoint("other") as other:
         benchmark.pedantic(lambda: link.near.connect(other.descriptor()).close(), rounds=30, warmup_rounds=2)
     with capsys.disabled():
-        print(f"\n{link.peer.transport} connect: {benchmark.stats.stats.median * 1e6:.0f} us")
-
-
-if __name__ == "__main__":
-    far(sys.argv[1])
+        print(f"\n{link.transport} connect: {benchmark.stats.stats.median * 1e6:.0f} us")

@@ -24,22 +24,28 @@ from nano.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from nano.tokenizer import Tokenizer
-    from nano.wire import Sampling
+    from nano.wire import Sampling, TokenLogprobs
 
 Prompt = Union[str, Sequence[int]]  # noqa: UP007
 
 STOP, LENGTH = 1, 2  # as in nano.wire, which this module does not need for a single process
+OVER = 3  # Committed.finish of a row whose request ended while its step was under way
 FINISH_REASONS = {STOP: "stop", LENGTH: "length"}
 
 
 @dataclass
 class RequestOutput:
-    """`token_ids` include the stop token when one ended the request; `text` does not."""
+    """`token_ids` include the stop token when one ended the request; `text` does not.
+
+    logprobs: None unless asked for; else for each of `token_ids` the log-probabilities, by id, of the most probable
+    tokens, the best first, and of the token itself.
+    """
 
     prompt_token_ids: list[int]
     token_ids: list[int]
     text: str
     finish_reason: str  # stop | length
+    logprobs: list[dict[int, float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class Token:
     key: int
     token: int
     finish: int  # 0 unfinished
+    logprobs: TokenLogprobs | None = None
 
 
 class Backend(Protocol):
@@ -126,7 +133,7 @@ class LLM:
                     tokens = backend.step()
                     for token in tokens:
                         request_ = running.get(token.key)
-                        if request_ is not None and request_.append(token.token, token.finish):
+                        if request_ is not None and request_.append(token):
                             if not token.finish:
                                 backend.abort(token.key)
                             del running[token.key]
@@ -181,6 +188,12 @@ def _sampling(params: SamplingParams, room: int) -> Sampling:
         min_tokens=params.min_tokens,
         ignore_eos=params.ignore_eos,
         stop_token_ids=tuple(params.stop_token_ids),
+        min_p=params.min_p,
+        repetition_penalty=params.repetition_penalty,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        logit_bias=dict(params.logit_bias),
+        logprobs=-1 if params.logprobs is None else params.logprobs,
     )
 
 
@@ -194,12 +207,16 @@ class _Running:
         self._params = params
         self._tokenizer = tokenizer
         self._tokens: list[int] = []
+        self._logprobs: list[dict[int, float]] = []
         self._text = ""
         self._finish = ""
 
-    def append(self, token: int, finish: int) -> bool:
+    def append(self, row: Token) -> bool:
         """Takes one token; True when the request is over, by the engine's word or by a stop string."""
-        self._tokens.append(token)
+        finish = row.finish
+        self._tokens.append(row.token)
+        if row.logprobs is not None:
+            self._logprobs.append({**dict(row.logprobs.top), row.token: row.logprobs.chosen})
         if self._tokenizer is not None and (finish or self._params.stops):
             text = self._tokenizer.decode(self._tokens[:-1] if finish == STOP else self._tokens)
             hits = [at for at in (text.find(stop) for stop in self._params.stops) if at >= 0]
@@ -212,7 +229,8 @@ class _Running:
         return bool(finish)
 
     def output(self) -> RequestOutput:
-        return RequestOutput(self.prompt, self._tokens, self._text, self._finish)
+        logprobs = None if self._params.logprobs is None else self._logprobs
+        return RequestOutput(self.prompt, self._tokens, self._text, self._finish, logprobs)
 
 
 class _Bar:
@@ -267,8 +285,13 @@ class _Local:
         committed = self._engine.step()
         if committed is None:
             raise NanoError("LLM: requests wait and none can run")
+        logprobs = self._engine.sampled.logprobs
         columns = zip(committed.ids.tolist(), committed.tokens.tolist(), committed.finish.tolist(), strict=True)
-        return [Token(key, token, finish) for key, token, finish in columns]
+        return [
+            Token(key, token, finish, None if logprobs is None else logprobs.row(row))
+            for row, (key, token, finish) in enumerate(columns)
+            if finish != OVER
+        ]
 
     def close(self) -> None:
         del self._engine
@@ -313,7 +336,7 @@ class _Pair:
                 if row.failure.code == "invalid":
                     raise InvalidInput(row.failure.message)
                 raise PeerLost(row.failure.message)
-            out.append(Token(row.key, row.token, row.finish))
+            out.append(Token(row.key, row.token, row.finish, row.logprobs))
         return out
 
     def close(self) -> None:

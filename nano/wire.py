@@ -10,13 +10,14 @@ never used again: a retry of a request is a new key. Token ids travel as little-
 from __future__ import annotations
 
 import secrets
-from typing import Union
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Union
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-VERSION = 1
+VERSION = 2
 
 Int32Array = npt.NDArray[np.int32]
 
@@ -33,6 +34,15 @@ class Sampling(msgspec.Struct, frozen=True, array_like=True):
     ignore_eos: bool = False
     stop_token_ids: tuple[int, ...] = ()
     priority: int = 0  # smaller runs first
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}  # token id -> added to its logit
+    logprobs: int = -1  # most probable tokens to report beside the chosen one; -1: report nothing
+
+
+NEUTRAL = Sampling(max_tokens=1, seed=0)  # every parameter that asks for nothing
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
@@ -96,13 +106,29 @@ class Abort(msgspec.Struct, tag="abort", frozen=True, array_like=True):
 UNFINISHED, STOP, LENGTH, FAILED = 0, 1, 2, 3
 
 
+class Logprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Log-probabilities of the tokens in those rows that asked for them, as columns.
+
+    rows: uint32, places in the columns of the tokens. chosen: float32, of the row's token. counts: uint8, how many
+    of the most probable tokens follow for the row. ids: int32, the counts' sum of them, the best first. values:
+    float32, theirs.
+    """
+
+    rows: bytes
+    chosen: bytes
+    counts: bytes
+    ids: bytes
+    values: bytes
+
+
 class Outputs(msgspec.Struct, tag="outputs", frozen=True, array_like=True):
     """What one engine step made for one router, as columns; row i is one token or one ending.
 
     keys: uint64. indices: uint32, the token's place among the request's outputs, from 0. tokens: int32, -1 where the
     row carries an ending without a token. finish: uint8, UNFINISHED | STOP | LENGTH | FAILED. A row with STOP carries
     the stop token itself, which is counted in usage but is not text. cached: uint32, the prompt tokens found in a
-    prefix cache (0 unless index is 0). failures: key -> Failure, for rows with FAILED.
+    prefix cache (0 unless index is 0). failures: key -> Failure, for rows with FAILED. logprobs: None where no row
+    asked.
     """
 
     keys: bytes
@@ -111,6 +137,7 @@ class Outputs(msgspec.Struct, tag="outputs", frozen=True, array_like=True):
     finish: bytes
     cached: bytes
     failures: dict[int, Failure] = {}
+    logprobs: Logprobs | None = None
 
 
 # --- decode -> prefill -----------------------------------------------------------------------------------------------
@@ -156,6 +183,7 @@ class FirstToken(msgspec.Struct, tag="first", frozen=True, array_like=True):
     key: int
     token: int
     cached: int  # prompt tokens found in the prefill engine's prefix cache
+    logprobs: Logprobs | None = None  # of row 0
 
 
 class PrefillFailed(msgspec.Struct, tag="prefill_failed", frozen=True, array_like=True):
@@ -190,6 +218,45 @@ def pack_ids(ids: npt.ArrayLike) -> bytes:
 
 def unpack_ids(data: bytes) -> Int32Array:
     return np.frombuffer(data, dtype="<i4")
+
+
+class TokenLogprobs(NamedTuple):
+    """Of one token: its own log-probability, and the most probable tokens with theirs, the best first."""
+
+    chosen: float
+    top: list[tuple[int, float]]
+
+
+def pack_logprobs(rows: Sequence[TokenLogprobs | None]) -> Logprobs | None:
+    """One entry a row, None where it did not ask; None when no row did."""
+    asked = [(row, one) for row, one in enumerate(rows) if one is not None]
+    if not asked:
+        return None
+    top = [pair for _, one in asked for pair in one.top]
+    return Logprobs(
+        np.array([row for row, _ in asked], "<u4").tobytes(),
+        np.array([one.chosen for _, one in asked], "<f4").tobytes(),
+        bytes([len(one.top) for _, one in asked]),
+        np.array([id for id, _ in top], "<i4").tobytes(),
+        np.array([value for _, value in top], "<f4").tobytes(),
+    )
+
+
+def unpack_logprobs(logprobs: Logprobs | None) -> Iterator[tuple[int, TokenLogprobs]]:
+    """(row, its log-probabilities). Raises ValueError where the columns' lengths disagree."""
+    if logprobs is None:
+        return
+    rows = np.frombuffer(logprobs.rows, "<u4").tolist()
+    chosen = np.frombuffer(logprobs.chosen, "<f4").tolist()
+    top = list(
+        zip(np.frombuffer(logprobs.ids, "<i4").tolist(), np.frombuffer(logprobs.values, "<f4").tolist(), strict=True)
+    )
+    if sum(logprobs.counts) != len(top):
+        raise ValueError(f"Logprobs: expected {sum(logprobs.counts)} ids, got {len(top)}")
+    at = 0
+    for row, one, count in zip(rows, chosen, logprobs.counts, strict=True):
+        yield row, TokenLogprobs(one, top[at : at + count])
+        at += count
 
 
 def new_incarnation() -> int:

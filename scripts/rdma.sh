@@ -16,4 +16,9 @@ if ! why=$(sh "$guest/missing.sh"); then
   exit 0
 fi
 "$guest/setup.sh"
-exec "$guest/softroce-run" --mem 3072 --timeout 900 -- "$python" -m pytest -p no:cacheprovider "$@"
+# The native tests first, as far as they were built: with sanitizers by `make sanitize`.
+exec "$guest/softroce-run" --mem 3072 --timeout 900 -- sh -c '
+  for test in build/sanitize-*/tests/cpp/test_verbs; do
+    [ ! -x "$test" ] || { echo "rdma: $test"; timeout 120 "$test" || exit 1; }
+  done
+  exec "$0" -m pytest -p no:cacheprovider "$@"' "$python" "$@"

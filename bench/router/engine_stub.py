@@ -48,6 +48,7 @@ class _Running:
     tokens: list[int]
     stop: bool
     script: Script
+    logprobs: int
     sent: int = 0
     due: float = field(default_factory=time.monotonic)
 
@@ -174,12 +175,15 @@ class Stub(threading.Thread):
             tokens = (tokens * (limit // len(tokens) + 1))[:limit]
         stop = len(tokens) < limit
         tokens = [*tokens, script.stop_token] if stop else tokens[:limit]
-        self._running[identity, request.key] = _Running(identity, request.key, tokens, stop, script)
+        self._running[identity, request.key] = _Running(
+            identity, request.key, tokens, stop, script, request.sampling.logprobs
+        )
 
     def _step(self) -> None:
         """One engine step: what is due, in one message a peer."""
         now = time.monotonic()
         rows: dict[bytes, list[tuple[int, int, int, int, int]]] = {}
+        reported: dict[bytes, list[wire.TokenLogprobs | None]] = {}
         failures: dict[bytes, dict[int, wire.Failure]] = {}
         ended = []
         for at, running in self._running.items():
@@ -194,6 +198,7 @@ class Stub(threading.Thread):
                     finish = wire.STOP if running.stop else wire.LENGTH
                 cached = script.cached if i == 0 else 0
                 out.append((running.key, i + script.first_index, running.tokens[i], finish, cached))
+                reported.setdefault(running.identity, []).append(logprobs(running.tokens[i], running.logprobs))
             running.sent = until
             running.due = now + script.step_s
             if until == len(running.tokens):
@@ -204,13 +209,22 @@ class Stub(threading.Thread):
         for at in ended:
             del self._running[at]
         for identity, out in rows.items():
-            self._send(identity, outputs(out, failures.get(identity, {})))
+            self._send(identity, outputs(out, failures.get(identity, {}), reported.get(identity, ())))
 
     def _send(self, identity: bytes, message: wire.Message) -> None:
         self._socket.send_multipart([identity, wire.encode(message)])
 
 
-def outputs(rows: Sequence[tuple[int, int, int, int, int]], failures: dict[int, wire.Failure]) -> wire.Outputs:
+def logprobs(token: int, count: int) -> wire.TokenLogprobs | None:
+    """Made up: -0.5 for the token, which is the most probable, and one less for each of the next ids."""
+    return None if count < 0 else wire.TokenLogprobs(-0.5, [(token + i, -0.5 - i) for i in range(count)])
+
+
+def outputs(
+    rows: Sequence[tuple[int, int, int, int, int]],
+    failures: dict[int, wire.Failure],
+    reported: Sequence[wire.TokenLogprobs | None],
+) -> wire.Outputs:
     """rows: (key, index, token, finish, cached)."""
     keys, indices, tokens, finish, cached = zip(*rows, strict=True)
     return wire.Outputs(
@@ -220,6 +234,7 @@ def outputs(rows: Sequence[tuple[int, int, int, int, int]], failures: dict[int, 
         np.array(finish, "u1").tobytes(),
         np.array(cached, "<u4").tobytes(),
         failures,
+        wire.pack_logprobs(reported),
     )
 
 

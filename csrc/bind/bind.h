@@ -14,6 +14,7 @@ py::object exception_of(const Error& error);
 void bind_errors(py::module_ m);
 void bind_counters(py::module_ m);
 void bind_kv(py::module_ m);
+void bind_kv_copy(py::module_ m);
 void bind_sched(py::module_ m);
 void bind_cpu_linear(py::module_ m);
 void bind_cpu_ops(py::module_ m);

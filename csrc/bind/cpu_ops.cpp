@@ -1,4 +1,10 @@
 // Kernels on raw pointers. Shapes are checked by the callers in nano/engine/ops.
+#include <pybind11/stl.h>
+
+#include <array>
+#include <optional>
+#include <tuple>
+
 #include "bind/bind.h"
 #include "cpu/activation.h"
 #include "cpu/attention.h"
@@ -85,18 +91,40 @@ void route(cpu::Context& context, Address logits, Int rows, Int experts, Int top
   cpu::route(context, at<float>(logits), rows, experts, top_k, normalize, at<std::int32_t>(ids), at<float>(weights));
 }
 
+// Addresses of arrays by field, in the order of the struct's.
+using Penalties = std::array<Address, 6>;
+using LogitBias = std::array<Address, 3>;
+using Logprobs = std::tuple<Address, Int, Address, Address, Address>;
+
 void sample(cpu::Context& context, Address logits, Int rows, Int vocab, Address temperature, Address top_p,
-            Address top_k, Address seeds, Address positions, Address out) {
+            Address top_k, Address seeds, Address positions, Address out, Address min_p,
+            const std::optional<Penalties>& penalties, const std::optional<LogitBias>& bias,
+            const std::optional<Logprobs>& logprobs) {
   py::gil_scoped_release nogil;
-  cpu::sample(context, {.logits = at<float>(logits),
-                        .rows = rows,
-                        .vocab = vocab,
-                        .temperature = at<float>(temperature),
-                        .top_p = at<float>(top_p),
-                        .top_k = at<std::int32_t>(top_k),
-                        .seeds = at<std::uint64_t>(seeds),
-                        .positions = at<std::int32_t>(positions),
-                        .out = at<std::int32_t>(out)});
+  cpu::Sampling sampling = {.logits = at<float>(logits),
+                            .rows = rows,
+                            .vocab = vocab,
+                            .temperature = at<float>(temperature),
+                            .top_p = at<float>(top_p),
+                            .top_k = at<std::int32_t>(top_k),
+                            .seeds = at<std::uint64_t>(seeds),
+                            .positions = at<std::int32_t>(positions),
+                            .out = at<std::int32_t>(out),
+                            .min_p = at<float>(min_p)};
+  if (penalties) {
+    const auto& [start, tokens, prompt_lens, repetition, presence, frequency] = *penalties;
+    sampling.penalties = {at<Int>(start),        at<std::int32_t>(tokens), at<std::int32_t>(prompt_lens),
+                          at<float>(repetition), at<float>(presence),      at<float>(frequency)};
+  }
+  if (bias) {
+    const auto& [start, ids, values] = *bias;
+    sampling.bias = {at<Int>(start), at<std::int32_t>(ids), at<float>(values)};
+  }
+  if (logprobs) {
+    const auto& [wanted, width, token, ids, values] = *logprobs;
+    sampling.logprobs = {at<std::int32_t>(wanted), width, at<float>(token), at<std::int32_t>(ids), at<float>(values)};
+  }
+  cpu::sample(context, sampling);
 }
 
 }  // namespace
@@ -116,7 +144,8 @@ void bind_cpu_ops(py::module_ m) {
   m.def("route", &route, arg("context"), arg("logits"), arg("rows"), arg("experts"), arg("top_k"), arg("normalize"),
         arg("ids"), arg("weights"));
   m.def("sample", &sample, arg("context"), arg("logits"), arg("rows"), arg("vocab"), arg("temperature"), arg("top_p"),
-        arg("top_k"), arg("seeds"), arg("positions"), arg("out"));
+        arg("top_k"), arg("seeds"), arg("positions"), arg("out"), arg("min_p") = 0, arg("penalties") = py::none(),
+        arg("bias") = py::none(), arg("logprobs") = py::none());
 }
 
 }  // namespace nano

@@ -5,7 +5,9 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "nano's native core";
   nano::bind_errors(m);
   nano::bind_counters(m);
-  nano::bind_kv(m.def_submodule("kv", "Block pool and prefix index"));
+  auto kv = m.def_submodule("kv", "Block pool, prefix index, copies between pools");
+  nano::bind_kv(kv);
+  nano::bind_kv_copy(kv);
   nano::bind_sched(m.def_submodule("sched", "Batching scheduler"));
   auto cpu = m.def_submodule("cpu", "CPU kernels");
   nano::bind_cpu_linear(cpu);

@@ -138,10 +138,13 @@ void bind_endpoint(py::module_& m) {
       .def("descriptor", [](const Endpoint& self) { return py::bytes(self.descriptor()); })
       .def(
           "allocate",
-          [](const std::shared_ptr<Endpoint>& self, std::size_t nbytes, const std::string& name, bool huge_pages) {
-            return std::make_shared<PyRegion>(self, self->allocate(nbytes, name, huge_pages));
+          [](const std::shared_ptr<Endpoint>& self, std::size_t nbytes, const std::string& name, bool huge_pages,
+             const std::string& device) {
+            return std::make_shared<PyRegion>(self,
+                                              self->allocate(nbytes, name, huge_pages, cuda::parse_device(device)));
           },
-          py::arg("nbytes"), py::arg("name"), py::arg("huge_pages") = true, py::call_guard<py::gil_scoped_release>())
+          py::arg("nbytes"), py::arg("name"), py::arg("huge_pages") = true, py::arg("device") = "cpu",
+          py::call_guard<py::gil_scoped_release>())
       .def("register", &register_buffer, py::arg("buffer"), py::arg("name"))
       .def(
           "connect",

@@ -54,7 +54,7 @@ py::object awaited(const TransferPtr& self) {
 
 }  // namespace
 
-TransferPtr Request::post() const {
+TransferPtr Request::post(const std::optional<std::uintptr_t>& stream) const {
   auto op = std::make_shared<Op>();
   op->opcode = opcode;
   op->tag = tag;
@@ -64,6 +64,13 @@ TransferPtr Request::post() const {
   op->use(blocks);
   op->imm = imm;
   op->deadline = boot_ns() + timeout_ns;
+  if (stream) {
+    const Memory& memory = *region->region->memory;
+    NANO_CHECK(memory.on_device(), Code::kInvalidInput, "Peer.write/read: stream: region ", region->region->name,
+               " is host memory, which no stream orders");
+    op->after = std::make_shared<cuda::Readiness>(memory.device_memory()->context_ptr(),
+                                                  reinterpret_cast<cuda::Stream>(*stream));
+  }
   return peer->post(op);
 }
 
@@ -89,7 +96,7 @@ void bind_operation(py::module_& m) {
       .def("__await__", [](const TransferPtr& self) { return awaited(self); });
 
   py::class_<Request>(m, "Request")
-      .def("post", &Request::post)
+      .def("post", &Request::post, py::arg("stream") = py::none(), py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("nbytes", [](const Request& self) { return self.blocks->count * self.blocks->length; })
       .def_property_readonly("blocks", [](const Request& self) { return self.blocks->count; });
 }

@@ -91,9 +91,9 @@ Request prepare_read(const PeerPtr& self, const PyRegionPtr& region, const std::
                  Side(src, src_base, src_stride, "Peer.read: src"), length, 0, py::none(), std::nullopt, timeout);
 }
 
-TransferPtr post_now(const Request& request) {
+TransferPtr post_now(const Request& request, const std::optional<std::uintptr_t>& stream) {
   py::gil_scoped_release release;
-  return request.post();
+  return request.post(stream);
 }
 
 }  // namespace
@@ -106,33 +106,40 @@ void bind_peer(py::module_& m) {
       .def_property_readonly("transports", &Connection::transports)
       .def_property_readonly("closed", &Connection::dead);
 
-  const auto def_write = [&](const char* name, const auto& function) {
+  const auto def_write = [&](const char* name, const auto& function, const auto&... more) {
     peer.def(name, function, py::arg("region"), py::arg("remote"), py::arg("src"), py::arg("dst"), py::arg("length"),
              py::arg("tag") = 0, py::arg("pieces") = py::none(), py::arg("timeout") = 30.0, py::kw_only(),
              py::arg("imm") = py::none(), py::arg("src_base") = 0, py::arg("src_stride") = 1, py::arg("dst_base") = 0,
-             py::arg("dst_stride") = 1);
+             py::arg("dst_stride") = 1, more...);
   };
-  const auto def_read = [&](const char* name, const auto& function) {
+  const auto def_read = [&](const char* name, const auto& function, const auto&... more) {
     peer.def(name, function, py::arg("region"), py::arg("remote"), py::arg("dst"), py::arg("src"), py::arg("length"),
              py::arg("timeout") = 30.0, py::kw_only(), py::arg("dst_base") = 0, py::arg("dst_stride") = 1,
-             py::arg("src_base") = 0, py::arg("src_stride") = 1);
+             py::arg("src_base") = 0, py::arg("src_stride") = 1, more...);
   };
   def_write("prepare_write", &prepare_write);
   def_read("prepare_read", &prepare_read);
-  def_write("write",
-            [](const PeerPtr& self, const PyRegionPtr& region, const std::string& remote, const py::object& src,
-               const py::object& dst, std::int64_t length, std::uint64_t tag, const py::object& pieces, double timeout,
-               std::optional<std::uint32_t> imm, std::int64_t src_base, std::int64_t src_stride, std::int64_t dst_base,
-               std::int64_t dst_stride) {
-              return post_now(prepare_write(self, region, remote, src, dst, length, tag, pieces, timeout, imm, src_base,
-                                            src_stride, dst_base, dst_stride));
-            });
-  def_read("read", [](const PeerPtr& self, const PyRegionPtr& region, const std::string& remote, const py::object& dst,
-                      const py::object& src, std::int64_t length, double timeout, std::int64_t dst_base,
-                      std::int64_t dst_stride, std::int64_t src_base, std::int64_t src_stride) {
-    return post_now(
-        prepare_read(self, region, remote, dst, src, length, timeout, dst_base, dst_stride, src_base, src_stride));
-  });
+  def_write(
+      "write",
+      [](const PeerPtr& self, const PyRegionPtr& region, const std::string& remote, const py::object& src,
+         const py::object& dst, std::int64_t length, std::uint64_t tag, const py::object& pieces, double timeout,
+         std::optional<std::uint32_t> imm, std::int64_t src_base, std::int64_t src_stride, std::int64_t dst_base,
+         std::int64_t dst_stride, std::optional<std::uintptr_t> stream) {
+        return post_now(prepare_write(self, region, remote, src, dst, length, tag, pieces, timeout, imm, src_base,
+                                      src_stride, dst_base, dst_stride),
+                        stream);
+      },
+      py::arg("stream") = py::none());
+  def_read(
+      "read",
+      [](const PeerPtr& self, const PyRegionPtr& region, const std::string& remote, const py::object& dst,
+         const py::object& src, std::int64_t length, double timeout, std::int64_t dst_base, std::int64_t dst_stride,
+         std::int64_t src_base, std::int64_t src_stride, std::optional<std::uintptr_t> stream) {
+        return post_now(
+            prepare_read(self, region, remote, dst, src, length, timeout, dst_base, dst_stride, src_base, src_stride),
+            stream);
+      },
+      py::arg("stream") = py::none());
 
   peer.def(
           "send",

@@ -22,7 +22,8 @@ struct Buffer {
 
 Buffer from_address(const py::object& pair) {
   const auto [address, bytes] = pair.cast<std::pair<std::uintptr_t, std::size_t>>();
-  return {reinterpret_cast<void*>(address), bytes, true, Memory::kHost, nullptr};
+  auto* const data = reinterpret_cast<void*>(address);
+  return {data, bytes, true, cuda::device_of(data).value_or(Memory::kHost), nullptr};
 }
 
 // A torch tensor, of host or GPU memory.
@@ -79,6 +80,27 @@ Buffer from_buffer(const py::object& buffer, const std::string& name) {
   return out;
 }
 
+// https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html
+py::dict cuda_array_interface(const PyRegion& self) {
+  const Region& region = *self.region;
+  if (!region.memory->on_device()) throw py::attribute_error("this Region is host memory: see array");
+  py::dict out;
+  out["shape"] = py::make_tuple(region.size);
+  out["typestr"] = "|u1";
+  out["data"] = py::make_tuple(reinterpret_cast<std::uintptr_t>(region.data()), !region.memory->writable());
+  out["strides"] = py::none();
+  out["version"] = 3;
+  return out;
+}
+
+int dma_buf(const PyRegion& self) {
+  const Region& region = *self.region;
+  NANO_CHECK(region.memory->on_device(), Code::kInvalidInput, "Region.dma_buf ", region.name, ": it is host memory");
+  py::gil_scoped_release release;
+  return cuda::export_dma_buf(*region.memory->device_memory(), reinterpret_cast<cuda::DevicePointer>(region.data()),
+                              region.size);
+}
+
 Buffer buffer_of(const py::object& object, const std::string& name) {
   if (py::isinstance<py::tuple>(object)) return from_address(object);
   if (py::hasattr(object, "data_ptr") && py::hasattr(object, "element_size")) return from_tensor(object, name);
@@ -128,12 +150,14 @@ void bind_region(py::module_& m) {
                              [](const py::object& self) {
                                const auto& region = self.cast<const PyRegion&>().region;
                                NANO_CHECK(!region->memory->on_device(), Code::kInvalidInput, "Region ", region->name,
-                                          ": GPU memory has no numpy array");
+                                          ": GPU memory has no numpy array; torch.as_tensor and cupy.asarray see it");
                                py::array_t<std::uint8_t> view(static_cast<py::ssize_t>(region->size),
                                                               reinterpret_cast<std::uint8_t*>(region->data()), self);
                                if (!region->memory->writable()) view.attr("setflags")(py::arg("write") = false);
                                return view;
                              })
+      .def_property_readonly("__cuda_array_interface__", &cuda_array_interface)
+      .def("dma_buf", &dma_buf)
       .def("close", &PyRegion::close)
       .def("__enter__", [](const py::object& self) { return self; })
       .def("__exit__", [](PyRegion& self, const py::args&) { self.close(); });

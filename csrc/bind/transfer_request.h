@@ -20,7 +20,8 @@ struct Request {
   std::shared_ptr<const transfer::Blocks> blocks;
   std::int64_t timeout_ns;
 
-  transfer::TransferPtr post() const;
+  // stream: the operation begins after what this CUDA stream holds now.
+  transfer::TransferPtr post(const std::optional<std::uintptr_t>& stream = std::nullopt) const;
 };
 
 }  // namespace nano

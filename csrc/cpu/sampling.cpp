@@ -27,11 +27,21 @@ bool more_probable(const Candidate& a, const Candidate& b) {
 class Sampler {
  public:
   // The token, or -1 when the logits have no proper largest value.
-  std::int32_t draw(const SamplingKernels& kernels, const Sampling& s, std::int64_t row) {
+  std::int32_t sample(const SamplingKernels& kernels, const Sampling& s, std::int64_t row) {
     kernels_ = &kernels;
-    x_ = s.logits + row * s.vocab;
     n_ = s.vocab;
-    const Top top = kernels.top(x_, n_);
+    x_ = adjusted(s, row);
+    const std::int32_t token = draw(s, row);
+    if (token >= 0 && s.logprobs.wanted != nullptr && s.logprobs.wanted[row] >= 0) {
+      x_ = s.logits + row * n_;
+      explain(s.logprobs, row, token);
+    }
+    return token;
+  }
+
+ private:
+  std::int32_t draw(const Sampling& s, std::int64_t row) {
+    const Top top = kernels_->top(x_, n_);
     if (top.nan || !std::isfinite(top.value)) return -1;
     scale_ = 1.0f / s.temperature[row];
     if (!std::isfinite(scale_)) return static_cast<std::int32_t>(top.id);
@@ -44,10 +54,76 @@ class Sampler {
       const double p = static_cast<double>(s.top_p[row]);
       cut = few ? keep_top_p(p, cut) : keep_top_p_of_all(p, cut);
     }
+    if (s.min_p != nullptr && s.min_p[row] > 0.0f) cut = keep_min_p(static_cast<double>(s.min_p[row]), cut);
     return pick(uniform(s.seeds[row], static_cast<std::uint32_t>(s.positions[row])), cut);
   }
 
- private:
+  // The row with its bias and penalties: itself when it has none, else a copy.
+  const float* adjusted(const Sampling& s, std::int64_t row) {
+    const float* x = s.logits + row * n_;
+    const Penalties& p = s.penalties;
+    const bool biased = s.bias.start != nullptr && s.bias.start[row] < s.bias.start[row + 1];
+    const bool penalized = p.start != nullptr && p.start[row] < p.start[row + 1] &&
+                           (p.repetition[row] != 1.0f || p.presence[row] != 0.0f || p.frequency[row] != 0.0f);
+    if (!biased && !penalized) return x;
+    adjusted_.assign(x, x + n_);
+    if (biased)
+      for (std::int64_t i = s.bias.start[row]; i < s.bias.start[row + 1]; ++i)
+        adjusted_[static_cast<std::size_t>(s.bias.ids[i])] += s.bias.values[i];
+    if (penalized) penalize(p, row);
+    return adjusted_.data();
+  }
+
+  void penalize(const Penalties& p, std::int64_t row) {
+    constexpr std::int32_t kInPrompt = 1 << 30;
+    counts_.resize(static_cast<std::size_t>(n_));  // all zero between calls
+    const std::int64_t begin = p.start[row], end = p.start[row + 1], outputs = begin + p.prompt_lens[row];
+    const auto count = [&](std::int64_t i) -> std::int32_t& { return counts_[static_cast<std::size_t>(p.tokens[i])]; };
+    for (std::int64_t i = begin; i < end; ++i) {
+      if (i < outputs)
+        count(i) |= kInPrompt;
+      else
+        ++count(i);
+    }
+    for (std::int64_t i = begin; i < end; ++i) {
+      if (count(i) == 0) continue;  // done already
+      const std::int32_t times = count(i) & ~kInPrompt;
+      count(i) = 0;
+      float& x = adjusted_[static_cast<std::size_t>(p.tokens[i])];
+      x = x > 0.0f ? x / p.repetition[row] : x * p.repetition[row];
+      x -= p.frequency[row] * static_cast<float>(times);
+      if (times > 0) x -= p.presence[row];
+    }
+  }
+
+  // The logprobs of `token` and of the most probable ones among x_.
+  void explain(const Logprobs& to, std::int64_t row, std::int32_t token) {
+    const Cut all = {-std::numeric_limits<float>::infinity(), -1};
+    top_ = kernels_->top(x_, n_).value;
+    scale_ = 1.0f;
+    const float norm = top_ + static_cast<float>(std::log(total_mass(all)));
+    to.token[row] = x_[token] - norm;
+    const std::int64_t count = std::min<std::int64_t>(to.wanted[row], to.width);
+    if (count == 0) return;
+    keep_top_k(std::min(count, n_));
+    std::sort(candidates_.begin(), candidates_.end(), more_probable);
+    for (std::int64_t i = 0; i < count; ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      const bool there = at < candidates_.size();
+      to.ids[row * to.width + i] = there ? candidates_[at].id : -1;
+      to.values[row * to.width + i] = there ? candidates_[at].value - norm : -std::numeric_limits<float>::infinity();
+    }
+  }
+
+  // Of what `cut` keeps, the values that are at least p times as probable as the largest.
+  Cut keep_min_p(double p, Cut cut) const {
+    const double bound = static_cast<double>(top_) + std::log(p) / static_cast<double>(scale_);
+    float least = static_cast<float>(bound);
+    if (static_cast<double>(least) < bound) least = std::nextafter(least, std::numeric_limits<float>::infinity());
+    least = std::min(least, top_);
+    return least > cut.value ? Cut{least, n_ - 1} : cut;
+  }
+
   // Leaves the k most probable in candidates_; returns the last of them. Keeps a threshold that rises as better ones
   // turn up, so that most of the row is only compared with it.
   Cut keep_top_k(std::int64_t k) {
@@ -115,13 +191,18 @@ class Sampler {
     return otherwise;
   }
 
-  std::int32_t pick(double u, Cut cut) {
-    const std::size_t blocks = static_cast<std::size_t>((n_ + kMassBlock - 1) / kMassBlock);
-    block_mass_.resize(blocks);
+  // The mass of what is kept; each block's is in block_mass_.
+  double total_mass(Cut cut) {
+    block_mass_.resize(static_cast<std::size_t>((n_ + kMassBlock - 1) / kMassBlock));
     kernels_->masses(x_, n_, top_, scale_, cut, block_mass_.data());
     double total = 0.0;
     for (double mass : block_mass_) total += mass;
-    const double target = u * total;
+    return total;
+  }
+
+  std::int32_t pick(double u, Cut cut) {
+    const double target = u * total_mass(cut);
+    const std::size_t blocks = block_mass_.size();
     // Rounding may leave the target beyond the end: then it is the last block, or token, that has any mass.
     std::size_t block = 0;
     double before = 0.0, sum = 0.0;
@@ -163,21 +244,31 @@ class Sampler {
   float top_ = 0.0f, scale_ = 0.0f;
   std::vector<Candidate> candidates_;
   std::vector<std::int32_t> ids_;
-  std::vector<float> weights_;
+  std::vector<float> weights_, adjusted_;
+  std::vector<std::int32_t> counts_;
   std::vector<double> range_mass_, block_mass_;
 };
+
+void check_ids(const char* what, const std::int64_t* start, const std::int32_t* ids, const Sampling& s) {
+  if (start == nullptr) return;
+  for (std::int64_t i = start[0]; i < start[s.rows]; ++i)
+    NANO_CHECK(ids[i] >= 0 && ids[i] < s.vocab, Code::kInvalidInput, "sample: ", what, ": expected ids in [0, ",
+               s.vocab, "), got ", ids[i]);
+}
 
 }  // namespace
 
 void sample(Context& context, const Sampling& s) {
   NANO_CHECK(s.vocab >= 1 && s.vocab <= std::numeric_limits<std::int32_t>::max(), Code::kInvalidInput,
              "sample: vocab must be in [1, 2^31), got ", s.vocab);
+  check_ids("penalties", s.penalties.start, s.penalties.tokens, s);
+  check_ids("bias", s.bias.start, s.bias.ids, s);
   const SamplingKernels& kernels = NANO_TABLE(context.isa, sampling_kernels);
   std::atomic<std::int64_t> bad{s.rows};
   split_rows(context, s.rows, s.vocab, [&](std::int64_t begin, std::int64_t end) {
     thread_local Sampler sampler;
     for (std::int64_t row = begin; row < end; ++row) {
-      s.out[row] = sampler.draw(kernels, s, row);
+      s.out[row] = sampler.sample(kernels, s, row);
       if (s.out[row] >= 0) continue;
       std::int64_t first = bad.load();
       while (row < first && !bad.compare_exchange_weak(first, row)) {

@@ -4,36 +4,10 @@
 #include "cuda/block_copy.h"
 #include "cuda/block_copy_kernel.cuh"
 #include "cuda/check.h"
+#include "cuda/launch.h"
 
 namespace nano::cuda {
 namespace {
-
-// The device whose memory this is. An address that no device reaches would end the process's CUDA context.
-int device_of(const char* operation, const char* name, const void* pointer) {
-  cudaPointerAttributes attributes{};
-  NANO_CUDA_CHECK(cudaPointerGetAttributes(&attributes, pointer), operation, ": ", name, " ", pointer);
-  NANO_CHECK(attributes.type != cudaMemoryTypeUnregistered, Code::kInvalidInput, operation, ": ", name,
-             ": expected memory that a CUDA device reaches, got host memory at ", pointer);
-  return attributes.device;
-}
-
-class OnDevice {
- public:
-  explicit OnDevice(int device) {
-    NANO_CUDA_CHECK(cudaGetDevice(&before_), "cudaGetDevice");
-    if (before_ != device) NANO_CUDA_CHECK(cudaSetDevice(device), "cudaSetDevice ", device);
-    changed_ = before_ != device;
-  }
-  ~OnDevice() {
-    if (changed_) cudaSetDevice(before_);
-  }
-  OnDevice(const OnDevice&) = delete;
-  OnDevice& operator=(const OnDevice&) = delete;
-
- private:
-  int before_ = 0;
-  bool changed_ = false;
-};
 
 template <bool kGather>
 void launch(const BlockCopy& copy) {

@@ -14,14 +14,40 @@ void Scheduler::check_request(const Request& request) const {
   const auto blocks = static_cast<std::int32_t>(request.blocks.size());
   const bool owns = request.state != State::kGated && request.state != State::kWaiting;
   check(owns == (blocks > 0), blocks, " blocks in state ", static_cast<int>(request.state));
-  check(owns || (request.computed == 0 && request.scheduled == 0), "computed without blocks");
-  check(request.computed + request.scheduled <= blocks * pool_->block_size(), request.computed, " + ",
-        request.scheduled, " tokens in ", blocks, " blocks");
-  check(request.computed + request.scheduled <= request.total(), "computed beyond its ", request.total(), " tokens");
+  check(owns || (request.computed == 0 && !touched(request)), "computed without blocks");
+  check(request.launched() <= blocks * pool_->block_size(), request.computed, " + ", request.scheduled, " tokens in ",
+        blocks, " blocks");
+  check(request.launched() <= request.total() + request.pending, "computed beyond its ", request.total(), " + ",
+        request.pending, " tokens");
+  check(request.planned == 0, "planned outside of schedule");
+  const bool over = request.state == State::kHeld || request.state == State::kFinished;
   check(request.published * pool_->block_size() <= request.computed, request.published, " blocks published of ",
         request.computed, " tokens");
-  check(request.scheduled == 0 || in_flight_, "scheduled outside a step");
-  check(request.total() < request.limit || request.state == State::kHeld, "runs beyond its limit ", request.limit);
+  check(request.total() + request.pending < request.limit + (touched(request) || over), "runs beyond its limit ",
+        request.limit);
+  std::int32_t scheduled = 0, pending = 0;
+  for (const Step& step : steps_) {
+    for (const Share& share : step.shares) {
+      if (share.request != &request || request.state != State::kRunning) continue;
+      scheduled += share.tokens;
+      pending += share.samples;
+    }
+  }
+  check(scheduled == request.scheduled && pending == request.pending, request.scheduled, " tokens and ",
+        request.pending, " samples under way, the steps have ", scheduled, " and ", pending);
+}
+
+// No block that a step under way touches is free.
+void Scheduler::check_step(std::int64_t number) const {
+  const Batch& batch = steps_[static_cast<std::size_t>(number % limits_.depth)].batch;
+  NANO_CHECK(batch.step == number, Code::kInternal, "step ", number, "'s batch is of step ", batch.step);
+  for (std::int32_t seq = 0; seq < batch.num_seqs; ++seq) {
+    const std::int32_t* const table = batch.block_tables.get() + static_cast<std::int64_t>(seq) * batch.width;
+    for (std::int32_t i = 0; i < blocks_for(batch.context_lens[seq]); ++i) {
+      NANO_CHECK(pool_->refs(table[i]) > 0, Code::kInternal, "block ", table[i], " is free, but step ", number,
+                 " touches it for request ", batch.ids[seq]);
+    }
+  }
 }
 
 void Scheduler::check() const {
@@ -57,7 +83,7 @@ void Scheduler::check() const {
     }
   };
   for (const auto& [id, request] : requests_) visit(*request);
-  for (const auto& request : aborted_) visit(*request);
+  for (const auto& request : ended_) visit(*request);
   for (const auto& [block, place] : places) {
     NANO_CHECK(pool_->refs(block) >= place.holders, Code::kInternal, "block ", block, " has ", pool_->refs(block),
                " refs and ", place.holders, " holders");
@@ -76,7 +102,10 @@ void Scheduler::check() const {
              limits_.max_num_seqs);
   NANO_CHECK(std::is_sorted(running_.begin(), running_.end(), ServedBefore()), Code::kInternal,
              "running requests are out of order");
-  NANO_CHECK(in_flight_ || aborted_.empty(), Code::kInternal, "aborted requests outside a step");
+  for (const auto& request : ended_) {
+    NANO_CHECK(touched(*request), Code::kInternal, "request ", request->id, " ended, but is kept");
+  }
+  for (std::int64_t number = oldest_; number < totals_.steps; ++number) check_step(number);
 }
 
 }  // namespace nano

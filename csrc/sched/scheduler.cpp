@@ -23,6 +23,8 @@ const Limits& checked(const Limits& limits) {
   };
   share("watermark", limits.watermark);
   share("max_reserved", limits.max_reserved);
+  NANO_CHECK(limits.depth == 1 || limits.depth == 2, Code::kInvalidInput, "Scheduler: depth must be 1 or 2, got ",
+             limits.depth);
   return limits;
 }
 
@@ -37,9 +39,15 @@ Scheduler::Scheduler(std::shared_ptr<BlockPool> pool, const Limits& limits)
       limits_(checked(limits)),
       watermark_(static_cast<std::int32_t>(limits.watermark * pool_->num_blocks())),
       max_reserved_(static_cast<std::int32_t>(limits.max_reserved * pool_->num_blocks())),
-      batch_(limits.max_num_batched_tokens, limits.max_num_seqs, max_width(*pool_, limits), pool_->block_size()),
       committed_(limits.max_num_seqs) {
   const auto seqs = static_cast<std::size_t>(limits.max_num_seqs);
+  steps_.reserve(static_cast<std::size_t>(limits.depth));
+  for (std::int32_t i = 0; i < limits.depth; ++i) {
+    steps_.push_back(
+        {Batch(limits.max_num_batched_tokens, limits.max_num_seqs, max_width(*pool_, limits), pool_->block_size()),
+         {}});
+    steps_.back().shares.reserve(seqs);
+  }
   running_.reserve(seqs);
   plan_.reserve(seqs);
   finished_.reserve(seqs);
@@ -48,7 +56,7 @@ Scheduler::Scheduler(std::shared_ptr<BlockPool> pool, const Limits& limits)
 
 Scheduler::~Scheduler() {
   for (const auto& [id, request] : requests_) pool_->release(request->blocks);
-  for (const auto& request : aborted_) pool_->release(request->blocks);
+  for (const auto& request : ended_) pool_->release(request->blocks);
   nano::add(Counter::kRequests, -static_cast<std::int64_t>(requests_.size()));
   nano::add(Counter::kGrants, -num_reserved_);
 }
@@ -82,10 +90,24 @@ std::unique_ptr<Request> Scheduler::make(const char* operation, std::uint64_t id
         limits_.max_model_len);
   check(max_tokens >= 1, "max_tokens must be >= 1, got ", max_tokens);
   check(options.min_tokens >= 0, "min_tokens must be >= 0, got ", options.min_tokens);
-  check(options.temperature >= 0.0F && options.temperature <= std::numeric_limits<float>::max(),
-        "temperature must be >= 0, got ", options.temperature);
-  check(options.top_p > 0.0F && options.top_p <= 1.0F, "top_p must be in (0, 1], got ", options.top_p);
-  check(options.top_k >= 0, "top_k must be >= 0, got ", options.top_k);
+  const Sampling& sampling = options.sampling;
+  const auto within = [&](const char* name, float value, float low, float high) {
+    check(value >= low && value <= high, name, " must be in [", low, ", ", high, "], got ", value);
+  };
+  check(sampling.temperature >= 0.0F && sampling.temperature <= std::numeric_limits<float>::max(),
+        "temperature must be >= 0, got ", sampling.temperature);
+  check(sampling.top_p > 0.0F && sampling.top_p <= 1.0F, "top_p must be in (0, 1], got ", sampling.top_p);
+  check(sampling.top_k >= 0, "top_k must be >= 0, got ", sampling.top_k);
+  within("min_p", sampling.min_p, 0.0F, 1.0F);
+  check(sampling.repetition_penalty > 0.0F && sampling.repetition_penalty <= std::numeric_limits<float>::max(),
+        "repetition_penalty must be > 0, got ", sampling.repetition_penalty);
+  within("presence_penalty", sampling.presence_penalty, -2.0F, 2.0F);
+  within("frequency_penalty", sampling.frequency_penalty, -2.0F, 2.0F);
+  check(sampling.logprobs >= -1, "logprobs must be >= -1, got ", sampling.logprobs);
+  for (std::size_t i = 0; i < options.bias_ids.size(); ++i) {
+    check(options.bias_ids[i] >= 0, "logit_bias must be of ids >= 0, got ", options.bias_ids[i]);
+    within("logit_bias", options.bias_values[i], -100.0F, 100.0F);
+  }
   const std::int64_t limit = prompt + std::min(max_tokens, limits_.max_model_len - prompt);
   check(blocks_for(limit) <= pool_->num_blocks() - watermark_, "needs ", blocks_for(limit), " blocks for ", limit,
         " tokens, the pool has ", pool_->num_blocks() - watermark_, " (", pool_->num_blocks(), " less ", watermark_,
@@ -93,6 +115,7 @@ std::unique_ptr<Request> Scheduler::make(const char* operation, std::uint64_t id
   auto request = std::make_unique<Request>();
   request->id = id;
   request->options = std::move(options);
+  request->adjusted = request->options.sampling.penalized() || !request->options.bias_ids.empty();
   request->tokens.assign(tokens.begin(), tokens.end());
   request->prompt = static_cast<std::int32_t>(prompt);
   request->limit = static_cast<std::int32_t>(limit);
@@ -107,10 +130,24 @@ void Scheduler::keep(std::unique_ptr<Request> request) {
   nano::add(Counter::kRequests, 1);
 }
 
+// The request is known no more. Its blocks are free at once, or, where steps under way touch them, after the last of
+// those.
 void Scheduler::drop(Request& request) {
-  pool_->release(request.blocks);
-  requests_.erase(request.id);
+  const auto found = requests_.find(request.id);
+  if (touched(request)) {
+    ended_.push_back(std::move(found->second));
+  } else {
+    pool_->release(request.blocks);
+  }
+  requests_.erase(found);
   nano::add(Counter::kRequests, -1);
+}
+
+// What steps under way make of it counts no more.
+void Scheduler::end(Request& request, State state) {
+  request.state = state;
+  request.scheduled = 0;
+  request.pending = 0;
 }
 
 void Scheduler::add(std::uint64_t id, std::span<const std::int32_t> tokens, std::int64_t max_tokens, Options options) {
@@ -137,6 +174,7 @@ std::optional<Scheduler::Reservation> Scheduler::reserve(std::uint64_t id, std::
   if (num_seqs() >= limits_.max_num_seqs || (num_reserved_ > 0 && reserved_blocks_ + blocks > max_reserved_)) {
     return std::nullopt;
   }
+  if (!preempted_.empty()) return std::nullopt;  // the caller may still use those blocks: no batch has told it
   if (!place(*made, made->prompt)) return std::nullopt;
   Request& request = *made;
   keep(std::move(made));
@@ -202,21 +240,15 @@ bool Scheduler::abort(std::uint64_t id) {
     case State::kAborted:
       NANO_CHECK(false, Code::kInternal, "Scheduler.abort: request ", id, " is known, but over");
   }
-  if (request.scheduled == 0) {
-    drop(request);
-  } else {
-    // The step under way still writes these blocks: commit frees them.
-    request.state = State::kAborted;
-    aborted_.push_back(std::move(found->second));
-    requests_.erase(found);
-    nano::add(Counter::kRequests, -1);
-  }
+  end(request, State::kAborted);
+  drop(request);
   return true;
 }
 
 void Scheduler::release(std::uint64_t id) {
   Request& request = find("release", id, State::kHeld, "held");
   --num_held_;
+  request.state = State::kFinished;
   drop(request);
 }
 

@@ -7,33 +7,62 @@
 namespace nano {
 
 const Batch* Scheduler::schedule() {
-  NANO_CHECK(!in_flight_, Code::kInvalidInput, "Scheduler.schedule: step ", batch_.step, " is not committed");
+  NANO_CHECK(in_flight() < limits_.depth, Code::kInvalidInput, "Scheduler.schedule: step ", oldest_,
+             " is not committed");
   plan_.clear();
   budget_ = limits_.max_num_batched_tokens;
+  short_ = 0;
+  num_parked_ = 0;
+  parked_blocks_ = 0;
   const std::int64_t preemptions = totals_.preemptions;
-  plan_running(/*decodes=*/true);
-  plan_running(/*decodes=*/false);
-  if (totals_.preemptions == preemptions) plan_waiting();
-  std::erase_if(plan_, [](const Request* request) { return request->scheduled == 0; });
-  if (plan_.empty()) return nullptr;
-  for (const Request* request : plan_) {
-    if (request->computed + request->scheduled < request->prompt) ++totals_.split_chunks;
+  if (plan_running(/*decodes=*/true)) plan_running(/*decodes=*/false);
+  if (totals_.preemptions == preemptions && short_ == 0) plan_waiting();
+  if (short_ > 0 || totals_.preemptions > preemptions) {
+    std::erase_if(plan_, [](const Request* request) { return request->planned == 0; });
   }
-  batch_.fill(totals_.steps++, plan_);
-  batch_.preempted.swap(preempted_);
+  if (plan_.empty()) return nullptr;
+  Step& step = step_at(totals_.steps);
+  step.batch.fill(totals_.steps, plan_);
+  step.batch.preempted.swap(preempted_);
   preempted_.clear();
-  in_flight_ = true;
-  return &batch_;
+  launch(step);
+  return &step.batch;
 }
 
-void Scheduler::plan_running(bool decodes) {
-  // A growing request preempts only ones after itself, so the index stays valid.
-  for (std::size_t i = 0; i < running_.size() && budget_ > 0; ++i) {
+// The plan becomes a step under way.
+void Scheduler::launch(Step& step) {
+  std::int32_t rows = 0;
+  for (Request* const request : plan_) {
+    const bool samples = request->samples();
+    step.shares.push_back({request, request->planned, samples});
+    request->scheduled += request->planned;
+    request->planned = 0;
+    request->last_step = totals_.steps;
+    if (samples) {
+      request->sample_row = rows++;
+      ++request->pending;
+    }
+    if (request->launched() < request->prompt) ++totals_.split_chunks;
+  }
+  ++totals_.steps;
+}
+
+// Plans the running requests that have one token left, or those that have more. Are there any of the others?
+bool Scheduler::plan_running(bool decodes) {
+  bool others = false;
+  // A growing request preempts and parks only ones after itself, so the index stays valid.
+  for (std::size_t i = 0; i + num_parked_ < running_.size() && budget_ > 0; ++i) {
     Request& request = *running_[i];
-    if (request.scheduled > 0 || (request.remaining() == 1) != decodes) continue;
-    const std::int32_t tokens = grow(request, std::min(request.remaining(), budget_));
+    const std::int32_t remaining = request.remaining();
+    if (request.planned > 0 || remaining == 0) continue;
+    if ((remaining == 1) != decodes) {
+      others = true;
+      continue;
+    }
+    const std::int32_t tokens = grow(request, std::min(remaining, budget_));
     if (tokens > 0) plan(request, tokens);
   }
+  return others;
 }
 
 void Scheduler::plan_waiting() {
@@ -47,9 +76,14 @@ void Scheduler::plan_waiting() {
 }
 
 void Scheduler::plan(Request& request, std::int32_t tokens) {
-  request.scheduled = tokens;
+  request.planned = tokens;
   budget_ -= tokens;
   plan_.push_back(&request);
+}
+
+void Scheduler::unplan(Request& request) {
+  budget_ += request.planned;
+  request.planned = 0;
 }
 
 void Scheduler::run(Request& request) {
@@ -89,12 +123,32 @@ bool Scheduler::place(Request& request, std::int32_t budget) {
 // Blocks for the next `tokens` tokens of a running request. Returns how many of the tokens have room now.
 std::int32_t Scheduler::grow(Request& request, std::int32_t tokens) {
   const auto had = static_cast<std::int32_t>(request.blocks.size());
-  const std::int32_t missing = blocks_for(request.computed + tokens) - had;
+  const std::int32_t missing = blocks_for(request.launched() + tokens) - had;
   if (missing <= 0) return tokens;
-  while (pool_->num_free() == 0 && running_.back() != &request) preempt(*running_.back());
+  while (pool_->num_free() == 0 && running_.back() != &request) {
+    if (touched(*running_.back())) {
+      park(request);
+      break;
+    }
+    preempt(*running_.back());
+  }
   request.blocks.resize(static_cast<std::size_t>(had + std::min(missing, pool_->num_free())));
   pool_->allocate(std::span(request.blocks).subspan(static_cast<std::size_t>(had)));
-  return std::min(tokens, static_cast<std::int32_t>(request.blocks.size()) * pool_->block_size() - request.computed);
+  return std::min(tokens, static_cast<std::int32_t>(request.blocks.size()) * pool_->block_size() - request.launched());
+}
+
+// `request` needs a block, but a step under way touches those of the last served. It waits, and as many of the last as
+// there are waiting blocks for sit this step out, so that the next one can preempt them, every token of theirs known.
+void Scheduler::park(const Request& request) {
+  ++short_;
+  while (parked_blocks_ < short_) {
+    Request& last = *running_[running_.size() - 1 - num_parked_];
+    if (&last == &request) return;
+    unplan(last);
+    ++num_parked_;
+    parked_blocks_ += static_cast<std::int32_t>(std::count_if(
+        last.blocks.begin(), last.blocks.end(), [&](std::int32_t block) { return pool_->refs(block) == 1; }));
+  }
 }
 
 void Scheduler::free_blocks(Request& request) {
@@ -106,8 +160,7 @@ void Scheduler::free_blocks(Request& request) {
 }
 
 void Scheduler::preempt(Request& request) {
-  budget_ += request.scheduled;
-  request.scheduled = 0;
+  unplan(request);
   free_blocks(request);
   request.state = State::kWaiting;
   running_.pop_back();
@@ -140,35 +193,43 @@ Finish Scheduler::accept(Request& request, std::int32_t token) const {
 }
 
 const Committed& Scheduler::commit(std::span<const std::int32_t> tokens) {
-  NANO_CHECK(in_flight_, Code::kInvalidInput, "Scheduler.commit: no step is under way");
-  NANO_CHECK(tokens.size() == static_cast<std::size_t>(batch_.num_samples), Code::kInvalidInput,
-             "Scheduler.commit: step ", batch_.step, " samples ", batch_.num_samples, " tokens, got ", tokens.size());
-  in_flight_ = false;
+  NANO_CHECK(in_flight() > 0, Code::kInvalidInput, "Scheduler.commit: no step is under way");
+  Step& step = step_at(oldest_);
+  NANO_CHECK(tokens.size() == static_cast<std::size_t>(step.batch.num_samples), Code::kInvalidInput,
+             "Scheduler.commit: step ", oldest_, " samples ", step.batch.num_samples, " tokens, got ", tokens.size());
+  ++oldest_;
   committed_.count = 0;
   finished_.clear();
-  for (Request* const request : plan_) {
-    const bool samples = request->samples();
-    Finish finish = Finish::kNone;
-    if (request->state == State::kAborted) {
-      finish = Finish::kAborted;
-    } else {
-      request->computed += request->scheduled;
-      request->scheduled = 0;
-      publish(*request);
+  for (const Share& share : step.shares) {
+    Request& request = *share.request;
+    const bool over = request.state != State::kRunning;  // since schedule
+    if (!over) {
+      request.computed += share.tokens;
+      request.scheduled -= share.tokens;
+      publish(request);
     }
-    if (!samples) continue;
-    const std::int32_t index = request->outputs();
+    if (!share.samples) continue;
+    const std::int32_t index = request.outputs();
     const std::int32_t token = tokens[static_cast<std::size_t>(committed_.count)];
-    if (finish == Finish::kNone) finish = accept(*request, token);
-    committed_.append(request->id, index, token, finish, request->cached);
-    if (finish == Finish::kNone || finish == Finish::kAborted) continue;
-    request->state = request->options.hold ? State::kHeld : State::kFinished;
-    if (request->options.hold) ++num_held_;
-    finished_.push_back(request);
+    if (over) {
+      committed_.append(request.id, index, token, Finish::kAborted, request.cached);
+      continue;
+    }
+    --request.pending;
+    const Finish finish = accept(request, token);
+    committed_.append(request.id, index, token, finish, request.cached);
+    if (finish == Finish::kNone) continue;
+    end(request, request.options.hold ? State::kHeld : State::kFinished);
+    if (request.options.hold) ++num_held_;
+    finished_.push_back(&request);
   }
-  plan_.clear();
-  for (const auto& request : aborted_) pool_->release(request->blocks);
-  aborted_.clear();
+  step.shares.clear();
+  step.batch.committed();
+  std::erase_if(ended_, [&](const std::unique_ptr<Request>& request) {
+    if (touched(*request)) return false;
+    pool_->release(request->blocks);
+    return true;
+  });
   if (!finished_.empty()) {
     std::erase_if(running_, [](const Request* request) { return request->state != State::kRunning; });
     for (Request* const request : finished_) {

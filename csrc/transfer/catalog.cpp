@@ -94,13 +94,12 @@ void Catalog::clear() {
 }
 
 Status Landing::admit(const Catalog& catalog, std::uint64_t tag, std::uint64_t region, std::uint64_t length,
-                      std::span<const Tag::Run> runs, std::uint32_t& bad, bool device) {
+                      std::span<const Tag::Run> runs, std::uint32_t& bad) {
   bad = 0;
   if (length == 0 || length > kMaxLength || runs.empty() || runs.size() > kChunkPieces) return Status::kMalformed;
   RegionPtr found = catalog.find(region);
   if (!found) return Status::kUnknownRegion;
   if (!found->memory->writable()) return Status::kReadOnly;
-  if (found->memory->on_device() && !device) return Status::kOnDevice;
   for (std::size_t i = 0; i < runs.size(); ++i) {
     if (runs[i].count == 0 || runs[i].count > kMaxRun) return Status::kMalformed;
     if (!found->holds(runs[i].place, runs[i].count * length)) return Status::kOutOfBounds;

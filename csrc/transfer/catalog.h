@@ -40,15 +40,16 @@ class Catalog {
 class Landing final : public Intake {
  public:
   // Resolves and checks; on anything but kOk nothing is held, and `bad` is the refused block's position.
-  // At most kChunkPieces runs; their `first` is ignored when tag is 0. device: GPU memory may be written, too.
+  // At most kChunkPieces runs; their `first` is ignored when tag is 0.
   Status admit(const Catalog& catalog, std::uint64_t tag, std::uint64_t region, std::uint64_t length,
-               std::span<const Tag::Run> runs, std::uint32_t& bad, bool device = false);
+               std::span<const Tag::Run> runs, std::uint32_t& bad);
   ~Landing() override { release(); }
 
   std::uint64_t size(std::uint32_t i) const override { return runs_[i].count * length_; }
   Span span(std::uint32_t i, std::uint64_t offset) const override;
   bool enter() override;
   void leave() override;
+  const cuda::DeviceMemory* device() const override { return region_->memory->device_memory().get(); }
 
   std::uint32_t count() const { return count_; }
   // The bytes are in. True: this completed the tag.
@@ -58,6 +59,7 @@ class Landing final : public Intake {
   // They will not be.
   void release();
   std::uint64_t tag() const { return tag_ ? tag_->id() : 0; }
+  const RegionPtr& region() const { return region_; }
 
  private:
   RegionPtr region_;

@@ -88,34 +88,53 @@ TransferPtr Connection::post(const OpPtr& op) {
       throw text(*op, Code::kClosed, cat("region ", op->local->name, " is closed"));
     }
     op->id = next_op_++;
-    ops_.emplace(op->id, op);
-    route_locked(op, finished);
+    if (op->after) {
+      ops_.emplace(op->id, op);
+      early_.push_back(op);
+      early_any_.store(true, std::memory_order_release);
+      if (!alarm_) {
+        alarm_ = std::make_unique<Alarm>();
+        watch(alarm_->fd().get());
+      }
+      core_->waker.kick();
+    } else {
+      route_locked(op, finished);
+      if (!op->ended) ops_.emplace(op->id, op);
+    }
     if (op->path == &stream_) {
       if (op->bytes() <= kInlineSend && !blocked_) flush_locked(kInlineSend);
       if (dirty_.load(std::memory_order_relaxed)) core_->waker.kick();
     }
     lock.unlock();
   }
-  core_->waker.mind(op->deadline);
+  if (!transfer->ended()) core_->waker.mind(op->deadline);
   return transfer;
+}
+
+// Those whose streams have come so far, in the order of posting.
+void Connection::admit_early() {
+  Finished finished;
+  std::lock_guard lock(mutex_);
+  while (!early_.empty()) {
+    const OpPtr op = early_.front();
+    try {
+      if (!op->ended && !op->after->passed()) return;
+      op->after.reset();
+      if (!op->ended) route_locked(op, finished);
+    } catch (const Error& error) {
+      end(op, text(*op, error.code(), error.what()), finished);
+    }
+    early_.pop_front();
+  }
+  early_any_.store(false, std::memory_order_release);
 }
 
 // To the fastest path that takes it; without one it ends.
 void Connection::route_locked(const OpPtr& op, Finished& finished) {
   for (const Route& route : routes_) {
-    if (!route.is(Route::State::kUsable) || route.path.get() == op->avoid || !route.path->takes(*op)) continue;
+    if (op->avoid || !route.is(Route::State::kUsable) || !route.path->takes(*op)) continue;
     op->path = route.path.get();
     route.path->submit(op, finished);
-    return;
-  }
-  if (!stream_.takes(*op)) {
-    std::string reasons;
-    for (const auto& route : routes_) {
-      reasons += cat(reasons.empty() ? "" : ", ", route.name, " ", route.reason.empty() ? "does not" : route.reason);
-    }
-    end(op,
-        text(*op, Code::kRefused, cat("no transport reaches the memory of region ", op->local->name, ": ", reasons)),
-        finished);
     return;
   }
   op->path = &stream_;
@@ -256,6 +275,8 @@ void Connection::sever(Code code, const std::string& reason, bool quiet) {
     std::vector<OpPtr> ops;
     for (const auto& [id, op] : ops_) ops.push_back(op);
     for (const OpPtr& op : ops) end(op, text(*op, code, reason), finished);
+    early_.clear();
+    early_any_.store(false, std::memory_order_release);
     outbox_.clear();
     ::shutdown(socket_.get(), SHUT_RDWR);
     dead_.store(true, std::memory_order_release);

@@ -9,6 +9,7 @@
 #include <string>
 #include <unordered_map>
 
+#include "transfer/alarm.h"
 #include "transfer/core.h"
 #include "transfer/greeting.h"
 #include "transfer/inbox.h"
@@ -30,6 +31,7 @@ class ReadIntake final : public Intake {
   }
   bool enter() override;
   void leave() override;
+  const cuda::DeviceMemory* device() const override { return op_->local->memory->device_memory().get(); }
 
  private:
   OpPtr op_;
@@ -97,6 +99,7 @@ class Connection final : public Assist,
   void refuse(const OpPtr& op, Status status, std::size_t first, std::size_t bad, Finished& finished) override;
   void fail(const OpPtr& op, Code code, const std::string& reason, Finished& finished) override;
   void reroute(const OpPtr& op) override;
+  void announce_again(Path& path) override;
   void completed(std::uint64_t tag) override;
   void arrived(std::uint64_t tag, std::uint32_t imm) override;
   void log(const std::string& line) override;
@@ -139,12 +142,13 @@ class Connection final : public Assist,
   void open_paths(const std::vector<Offer>& offers, const std::vector<Offer>& mine, const std::vector<Offer>& theirs);
   std::size_t index_of(const Path& path) const;
   void announce_all();
-  void announce_locked(const Region& region);
+  void announce_locked(const Region& region, std::size_t index);
   void push_locked(Frame frame, std::string_view body, std::vector<Fd> descriptors);
   void refuse_route(std::size_t index, const std::string& reason, bool tell);
   void settle_locked();
   void route_locked(const OpPtr& op, Finished& finished);
 
+  void admit_early();
   bool receive();
   void listen_for(std::uint32_t events);
   void queue(const Frame& frame, std::string_view body = {});
@@ -178,8 +182,11 @@ class Connection final : public Assist,
   StreamPath stream_;
   std::atomic<int> on_stream_{0};  // operations under way there
   std::deque<Route> routes_;       // made by the worker, once, under the mutex
-  std::vector<OpPtr> homeless_;    // their path was declined
-  bool synced_ = false;            // the peer's half of the handshake is done
+  std::deque<OpPtr> early_;        // what their streams are to do before has not been done
+  std::atomic<bool> early_any_{false};
+  std::unique_ptr<Alarm> alarm_;  // for looks at those
+  std::vector<OpPtr> homeless_;   // their path was declined
+  bool synced_ = false;           // the peer's half of the handshake is done
   std::atomic<const char*> transport_;
   std::optional<Counted> counted_{std::in_place, Counter::kPeers};
 

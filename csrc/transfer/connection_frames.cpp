@@ -158,7 +158,6 @@ bool Connection::on_read(const Frame& frame, std::string_view body) {
   std::uint32_t bad = 0;
   const RegionPtr region = core_->catalog.find(frame.region);
   if (!region) status = Status::kUnknownRegion;
-  if (region && region->memory->on_device()) status = Status::kOnDevice;
   for (std::uint32_t i = 0; status == Status::kOk && i < frame.count; ++i) {
     if (!region->holds(runs_[i].place, runs_[i].count * frame.length)) {
       status = Status::kOutOfBounds;

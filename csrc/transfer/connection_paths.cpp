@@ -149,7 +149,8 @@ void Connection::settle_locked() {
   const char* fastest = nullptr;
   for (const Route& route : routes_) {
     open |= route.is(Route::State::kOpen);
-    if (!fastest && route.is(Route::State::kUsable)) fastest = route.path->name();
+    if (fastest || !route.is(Route::State::kUsable) || !route.path->moves_host_memory()) continue;
+    fastest = route.path->name();
   }
   transport_.store(fastest ? fastest : stream_.name(), std::memory_order_release);
   if (open || !synced_ || state_ != State::kSyncing) return;
@@ -191,27 +192,34 @@ bool Connection::on_path(const Frame& frame, std::string_view body) {
 void Connection::announce_all() {
   const auto regions = core_->catalog.regions();
   std::lock_guard lock(mutex_);
-  for (const RegionPtr& region : regions) announce_locked(*region);
+  for (const RegionPtr& region : regions) {
+    for (std::size_t i = 0; i < routes_.size(); ++i) announce_locked(*region, i);
+  }
 }
 
 void Connection::announce(const Region& region) {
   std::lock_guard lock(mutex_);
-  if (state_ == State::kSyncing || state_ == State::kLive) announce_locked(region);
+  if (state_ != State::kSyncing && state_ != State::kLive) return;
+  for (std::size_t i = 0; i < routes_.size(); ++i) announce_locked(region, i);
 }
 
-void Connection::announce_locked(const Region& region) {
-  for (std::size_t i = 0; i < routes_.size(); ++i) {
-    if (routes_[i].is(Route::State::kDeclined)) continue;
-    auto announcement = routes_[i].path->announce(region);
-    if (!announcement) continue;
-    Frame frame;
-    frame.kind = Kind::kRegion;
-    frame.op = i;
-    frame.region = region.key;
-    frame.count = static_cast<std::uint32_t>(announcement->descriptors.size());
-    push_locked(frame, announcement->body, std::move(announcement->descriptors));
-    core_->waker.kick();
-  }
+void Connection::announce_again(Path& path) {
+  if (state_ != State::kSyncing && state_ != State::kLive) return;  // all are announced later
+  const std::size_t index = index_of(path);
+  for (const RegionPtr& region : core_->catalog.regions()) announce_locked(*region, index);
+}
+
+void Connection::announce_locked(const Region& region, std::size_t index) {
+  if (routes_[index].is(Route::State::kDeclined)) return;
+  auto announcement = routes_[index].path->announce(region);
+  if (!announcement) return;
+  Frame frame;
+  frame.kind = Kind::kRegion;
+  frame.op = index;
+  frame.region = region.key;
+  frame.count = static_cast<std::uint32_t>(announcement->descriptors.size());
+  push_locked(frame, announcement->body, std::move(announcement->descriptors));
+  core_->waker.kick();
 }
 
 bool Connection::on_region(const Frame& frame, std::string_view body) {

@@ -45,6 +45,7 @@ void Connection::writable() {
 
 bool Connection::progress() {
   bool moved = false, completion = false;
+  if (early_any_.load(std::memory_order_acquire)) admit_early();
   for (const Route& route : routes_) {
     if (route.is(Route::State::kDeclined)) continue;
     moved |= route.path->serve();
@@ -149,6 +150,7 @@ bool Connection::arm() {
   }
   if (work) return true;
   std::lock_guard lock(mutex_);
+  if (!early_.empty()) alarm_->set();
   if (dirty_.load(std::memory_order_relaxed) && !blocked_) return true;
   return readable_.load(std::memory_order_relaxed) && waiters_ == 0;
 }
@@ -169,6 +171,7 @@ void Connection::retire() {
     route.state.store(Route::State::kDeclined, std::memory_order_release);
     route.path.reset();
   }
+  alarm_.reset();
   socket_.reset();
   epoll_ = -1;
   counted_.reset();

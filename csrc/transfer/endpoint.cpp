@@ -77,12 +77,16 @@ void Endpoint::check_open(const char* operation) const {
   NANO_CHECK(!closed(), Code::kClosed, "Endpoint ", name(), ": closed before ", operation);
 }
 
-RegionPtr Endpoint::allocate(std::size_t bytes, const std::string& name, bool huge_pages) {
+RegionPtr Endpoint::allocate(std::size_t bytes, const std::string& name, bool huge_pages, int device) {
   check_open("allocate");
   NANO_CHECK(!name.empty(), Code::kInvalidInput, "Endpoint.allocate: name must not be empty");
   NANO_CHECK(!core_->catalog.find(region_key(name)), Code::kInvalidInput, "Endpoint.allocate: name ", name,
              " is taken");
-  return open(std::make_shared<Region>(name, Memory::allocate(bytes, name, huge_pages), 0, bytes));
+  NANO_CHECK(bytes > 0, Code::kInvalidInput, "Endpoint.allocate ", name, ": nbytes must be > 0");
+  auto memory = device == Memory::kHost
+                    ? Memory::allocate(bytes, name, huge_pages)
+                    : Memory::of_device(cuda::allocate(device, bytes, cat("Endpoint.allocate ", name)), true);
+  return open(std::make_shared<Region>(name, std::move(memory), 0, bytes));
 }
 
 RegionPtr Endpoint::open(RegionPtr region) {
@@ -114,14 +118,19 @@ RegionPtr Endpoint::add(void* data, std::size_t bytes, bool writable, std::share
   std::shared_ptr<Memory> memory;
   std::size_t base = 0;
   for (const RegionPtr& region : core_->catalog.regions()) {
-    if (!writable || device != Memory::kHost || !region->memory->shareable()) continue;
+    const Memory& whole = *region->memory;
+    if (!writable || whole.device() != device || !(whole.shareable() || whole.on_device())) continue;
     const auto offset =
         reinterpret_cast<std::uintptr_t>(begin) - reinterpret_cast<std::uintptr_t>(region->memory->data());
     if (offset > region->memory->size() || bytes > region->memory->size() - offset) continue;
     memory = region->memory;
     base = offset;
   }
-  if (!memory) memory = Memory::borrow(data, bytes, writable, std::move(keep), device);
+  if (!memory && device == Memory::kHost) memory = Memory::borrow(data, bytes, writable, std::move(keep));
+  if (!memory) {
+    memory = Memory::of_device(
+        cuda::borrow(device, reinterpret_cast<cuda::DevicePointer>(data), bytes, std::move(keep)), writable);
+  }
   return open(std::make_shared<Region>(name, std::move(memory), base, bytes));
 }
 

@@ -27,8 +27,9 @@ class Endpoint {
   std::int64_t spin_ns() const { return core_->config.spin_ns; }
   std::string descriptor() const;
 
-  RegionPtr allocate(std::size_t bytes, const std::string& name, bool huge_pages = true);
-  // Memory inside an allocated region is reachable by shm as well; `keep` holds any other.
+  // device: of CUDA, or Memory::kHost; huge_pages: of host memory.
+  RegionPtr allocate(std::size_t bytes, const std::string& name, bool huge_pages = true, int device = Memory::kHost);
+  // Memory inside an allocated region is reached as that is; `keep` holds any other.
   RegionPtr add(void* data, std::size_t bytes, bool writable, std::shared_ptr<void> keep, const std::string& name,
                 int device = Memory::kHost);
   // After it returns nothing touches the region's bytes on behalf of a peer or of an operation.

@@ -113,11 +113,17 @@ bool Inbox::start(FrameHandler& handler, const Frame& frame, std::string_view bo
 bool Inbox::drain_buffer(FrameHandler& handler) {
   while (have() > 0 && left_ > 0) {
     std::uint64_t n = std::min<std::uint64_t>(left_, have());
+    const cuda::DeviceMemory* const device = window();
     if (delivered_) {
       if (intake_->enter()) {
         const Intake::Span span = intake_->span(piece_, offset_);
         n = std::min(n, span.bytes);
-        if (span.target) std::memcpy(span.target, buffer_.data() + begin_, static_cast<std::size_t>(n));
+        if (device) {
+          std::memcpy(bounce_->data(), buffer_.data() + begin_, static_cast<std::size_t>(n));
+          deliver(n);
+        } else if (span.target) {
+          std::memcpy(span.target, buffer_.data() + begin_, static_cast<std::size_t>(n));
+        }
         intake_->leave();
       } else {
         delivered_ = false;
@@ -150,6 +156,46 @@ void Inbox::advance(std::uint64_t bytes) {
   for (offset_ += bytes; left_ > 0 && offset_ >= intake_->size(piece_); ++piece_) offset_ -= intake_->size(piece_);
 }
 
+// The device memory that the payload goes to, by way of the window; null: none.
+const cuda::DeviceMemory* Inbox::window() {
+  const cuda::DeviceMemory* const device = in_payload_ && delivered_ ? intake_->device() : nullptr;
+  if (!device || (bounce_ && bounce_->device() == device->device())) return device;
+  try {
+    bounce_ = std::make_unique<cuda::Bounce>(device->context_ptr());
+  } catch (const Error&) {
+    delivered_ = false;
+    return nullptr;
+  }
+  return device;
+}
+
+// The window's first bytes go where the next ones of the payload belong, which is device memory.
+void Inbox::deliver(std::uint64_t bytes) {
+  copies_.clear();
+  std::uint32_t piece = piece_;
+  std::uint64_t offset = offset_;
+  auto from = reinterpret_cast<cuda::DevicePointer>(bounce_->data());
+  while (bytes > 0) {
+    const Intake::Span span = intake_->span(piece, offset);
+    const std::uint64_t n = std::min(span.bytes, bytes);
+    if (span.target) {
+      copies_.push_back({reinterpret_cast<cuda::DevicePointer>(span.target), from, static_cast<std::size_t>(n)});
+    }
+    from += n;
+    bytes -= n;
+    offset += n;
+    if (offset == intake_->size(piece)) {
+      offset = 0;
+      ++piece;
+    }
+  }
+  try {
+    bounce_->run(copies_);
+  } catch (const Error&) {
+    delivered_ = false;  // the device has failed: its other users learn that from it
+  }
+}
+
 // One system call: the rest of the payload into place, and what follows it into the buffer.
 std::int64_t Inbox::receive(const Fd& socket) {
   if (begin_ == end_) {
@@ -162,12 +208,17 @@ std::int64_t Inbox::receive(const Fd& socket) {
   std::array<iovec, kVectors> vectors;
   std::size_t used = 0;
   std::uint64_t payload = 0;
+  const cuda::DeviceMemory* const device = window();
   const bool inside = in_payload_ && delivered_ && intake_->enter();
   if (in_payload_) {
     if (!inside) delivered_ = false;
     std::uint32_t piece = piece_;
     std::uint64_t offset = offset_;
-    while (payload < left_ && used + 1 < kVectors && payload < kReceive) {
+    if (inside && device && left_ > 0) {
+      payload = std::min<std::uint64_t>(left_, cuda::Bounce::kBytes);
+      vectors[used++] = {bounce_->data(), static_cast<std::size_t>(payload)};
+    }
+    while (!(inside && device) && payload < left_ && used + 1 < kVectors && payload < kReceive) {
       const std::uint64_t most = std::min<std::uint64_t>(left_ - payload, kReceive);
       Intake::Span span{nullptr, most};
       if (inside) span = intake_->span(piece, offset);
@@ -198,6 +249,7 @@ std::int64_t Inbox::receive(const Fd& socket) {
     message.msg_controllen = sizeof(control);
   }
   const ssize_t got = ::recvmsg(socket.get(), &message, MSG_CMSG_CLOEXEC);
+  if (inside && device && got > 0) deliver(std::min<std::uint64_t>(left_, static_cast<std::uint64_t>(got)));
   if (inside) intake_->leave();
   if (got <= 0) return got;
   if (takes_descriptors_) {

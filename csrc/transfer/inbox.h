@@ -3,10 +3,12 @@
 
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "cuda/bounce.h"
 #include "transfer/intake.h"
 #include "transfer/net.h"
 #include "transfer/wire.h"
@@ -47,6 +49,8 @@ class Inbox {
   bool finish(FrameHandler& handler);
   void advance(std::uint64_t bytes);
   std::int64_t receive(const Fd& socket);
+  const cuda::DeviceMemory* window();
+  void deliver(std::uint64_t bytes);
   bool broken(std::string text);
 
   std::vector<char> buffer_;
@@ -66,6 +70,8 @@ class Inbox {
   std::uint64_t offset_ = 0;  // in that piece
   std::size_t trailer_got_ = 0;
   char trailer_[8];
+  std::unique_ptr<cuda::Bounce> bounce_;  // of payloads that go to device memory
+  std::vector<cuda::Copy> copies_;
 };
 
 }  // namespace nano::transfer

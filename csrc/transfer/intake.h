@@ -4,6 +4,10 @@
 #include <cstddef>
 #include <cstdint>
 
+namespace nano::cuda {
+class DeviceMemory;
+}
+
 namespace nano::transfer {
 
 class Intake {
@@ -20,6 +24,8 @@ class Intake {
   // Between enter() and leave() the targets may be written. False: they may not be, now or ever again.
   virtual bool enter() = 0;
   virtual void leave() = 0;
+  // The targets are addresses of this device memory; null: of host memory.
+  virtual const cuda::DeviceMemory* device() const { return nullptr; }
 };
 
 }  // namespace nano::transfer

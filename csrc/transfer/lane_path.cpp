@@ -107,8 +107,11 @@ LanePath::Far LanePath::far_of(const Op& op) const {
 
 void LanePath::settle(const OpPtr& op, std::size_t first, std::size_t count, Status status, std::uint32_t bad,
                       Finished& finished) {
+  if (op->path != this) return;  // it went elsewhere
   if (status == Status::kOk) {
     host_.confirm(op, count, finished);
+  } else if (status == Status::kOnDevice) {
+    host_.reroute(op);  // no byte of it moved
   } else {
     host_.refuse(op, status, first, bad, finished);
   }
@@ -172,7 +175,7 @@ bool LanePath::post() {
   bool any = false;
   while (!writes_.empty()) {
     const OpPtr& op = writes_.front();
-    if (op->ended || op->posted == op->pieces.size()) {
+    if (op->ended || op->path != this || op->posted == op->pieces.size()) {
       writes_.pop_front();
       continue;
     }

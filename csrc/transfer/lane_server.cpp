@@ -104,6 +104,7 @@ Status LanePath::copy_in(const Slot& slot, std::uint32_t& bad) {
   bad = 0;
   const Status status = landing_.admit(host_.catalog(), tag, region, length, {runs_.data(), count}, bad);
   if (status != Status::kOk) return status;
+  if (landing_.region()->memory->on_device()) return Status::kOnDevice;
   const Status copied = copy_pieces(source->second.address, (flags & kSlotStream) != 0);
   if (copied != Status::kOk) return copied;
   return boot_ns() < deadline ? Status::kOk : Status::kLate;

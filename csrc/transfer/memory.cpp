@@ -141,14 +141,22 @@ std::shared_ptr<Memory> Memory::map_peer(Fd fd, std::size_t bytes) {
   return out;
 }
 
-std::shared_ptr<Memory> Memory::borrow(void* data, std::size_t bytes, bool writable, std::shared_ptr<void> keep,
-                                       int device) {
+std::shared_ptr<Memory> Memory::borrow(void* data, std::size_t bytes, bool writable, std::shared_ptr<void> keep) {
   std::shared_ptr<Memory> out(new Memory);
   out->data_ = static_cast<std::byte*>(data);
   out->size_ = bytes;
   out->writable_ = writable;
   out->keep_ = std::move(keep);
-  out->device_ = device;
+  return out;
+}
+
+std::shared_ptr<Memory> Memory::of_device(cuda::DeviceMemoryPtr memory, bool writable) {
+  std::shared_ptr<Memory> out(new Memory);
+  out->data_ = reinterpret_cast<std::byte*>(memory->address());
+  out->size_ = memory->size();
+  out->writable_ = writable;
+  out->device_ = memory->device();
+  out->device_memory_ = std::move(memory);
   return out;
 }
 

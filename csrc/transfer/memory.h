@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "cuda/memory.h"
 #include "transfer/net.h"
 
 namespace nano::transfer {
@@ -20,9 +21,10 @@ class Memory {
   // A peer's memfd, mapped read-only. Refused unless it is sealed against shrinking and as large as claimed.
   static std::shared_ptr<Memory> map_peer(Fd fd, std::size_t bytes);
   // Somebody's buffer; `keep` holds it for as long as this object lives.
-  // device: the CUDA device that the address belongs to; kHost for memory that the CPU reaches.
-  static std::shared_ptr<Memory> borrow(void* data, std::size_t bytes, bool writable, std::shared_ptr<void> keep,
-                                        int device = kHost);
+  static std::shared_ptr<Memory> borrow(void* data, std::size_t bytes, bool writable, std::shared_ptr<void> keep);
+
+  // Memory of a CUDA device.
+  static std::shared_ptr<Memory> of_device(cuda::DeviceMemoryPtr memory, bool writable);
 
   ~Memory();
   Memory(const Memory&) = delete;
@@ -36,6 +38,8 @@ class Memory {
   int device() const { return device_; }
   // The CPU must not touch it.
   bool on_device() const { return device_ != kHost; }
+  // Null for host memory.
+  const cuda::DeviceMemoryPtr& device_memory() const { return device_memory_; }
   // A process on this host can map it.
   bool shareable() const { return static_cast<bool>(fd_); }
   const Fd& fd() const { return fd_; }
@@ -54,6 +58,7 @@ class Memory {
   bool mapped_ = false;
   Fd fd_;
   std::shared_ptr<void> keep_;
+  cuda::DeviceMemoryPtr device_memory_;
 };
 
 }  // namespace nano::transfer

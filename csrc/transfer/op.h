@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/readiness.h"
 #include "transfer/gate.h"
 #include "transfer/region.h"
 #include "transfer/transfer.h"
@@ -73,6 +74,7 @@ struct Op {
   std::optional<std::uint32_t> imm;  // told to the other side when all has landed
   std::int64_t deadline = 0;         // CLOCK_BOOTTIME ns
   TransferPtr transfer;
+  std::shared_ptr<cuda::Readiness> after;  // null: at once
 
   void use(std::shared_ptr<const Blocks> what) {
     blocks = std::move(what);
@@ -84,7 +86,7 @@ struct Op {
 
   // Progress, guarded by the connection's mutex.
   Path* path = nullptr;         // that carries it
-  const Path* avoid = nullptr;  // that gave it back
+  const Path* avoid = nullptr;  // that gave it back: it goes over the socket
   std::size_t posted = 0;       // pieces handed to a path
   std::size_t confirmed = 0;    // pieces the other side answered for
   bool ended = false;
@@ -98,20 +100,32 @@ class Finished {
  public:
   Finished() = default;
   ~Finished() {
-    for (auto& [op, error] : entries_) {
-      // Whoever is writing a read's destination leaves within one bounded copy or system call.
-      while (!op->gate.drain(1'000'000'000)) {
-      }
-      op->transfer->finish(std::move(error));
-    }
+    if (first_) finish(first_, first_error_);
+    for (auto& [op, error] : rest_) finish(op, error);
   }
   Finished(const Finished&) = delete;
   Finished& operator=(const Finished&) = delete;
 
-  void add(OpPtr op, std::optional<Error> error) { entries_.emplace_back(std::move(op), std::move(error)); }
+  void add(OpPtr op, std::optional<Error> error) {
+    if (first_) {
+      rest_.emplace_back(std::move(op), std::move(error));
+    } else {
+      first_ = std::move(op);
+      first_error_ = std::move(error);
+    }
+  }
 
  private:
-  std::vector<std::pair<OpPtr, std::optional<Error>>> entries_;
+  static void finish(const OpPtr& op, std::optional<Error>& error) {
+    // Whoever is writing a read's destination leaves within one bounded copy or system call.
+    while (!op->gate.drain(1'000'000'000)) {
+    }
+    op->transfer->finish(std::move(error));
+  }
+
+  OpPtr first_;  // mostly there is just one, which needs no allocation
+  std::optional<Error> first_error_;
+  std::vector<std::pair<OpPtr, std::optional<Error>>> rest_;
 };
 
 }  // namespace nano::transfer

@@ -60,6 +60,7 @@ void Outbox::push(const Frame& frame, std::string_view body) {
 
 bool Outbox::fill(FrameSource& source) {
   if (sending_) return true;
+  staged_begin_ = staged_end_ = 0;
   if (!queue_.empty()) {
     current_ = std::move(queue_.front());
     queue_.pop_front();
@@ -109,6 +110,35 @@ void Outbox::clear() {
   current_ = Outgoing();
 }
 
+// Has the payload's next bytes in the window. False: the device failed.
+bool Outbox::stage() {
+  const std::uint64_t head = current_.head.size();
+  const std::uint64_t begin = std::max<std::uint64_t>(current_.sent, head) - head;
+  if (staged_begin_ <= begin && begin < staged_end_) return true;
+  const cuda::DeviceMemory& memory = *current_.source->memory->device_memory();
+  try {
+    if (!bounce_ || bounce_->device() != memory.device()) {
+      bounce_ = std::make_unique<cuda::Bounce>(memory.context_ptr());
+    }
+    copies_.clear();
+    std::uint64_t room = cuda::Bounce::kBytes, offset = current_.offset;
+    auto to = reinterpret_cast<cuda::DevicePointer>(bounce_->data());
+    const auto base = reinterpret_cast<cuda::DevicePointer>(current_.source->data());
+    for (std::size_t i = current_.extent; i < current_.extents.size() && room > 0; ++i, offset = 0) {
+      const std::uint64_t n = std::min(current_.extents[i].bytes - offset, room);
+      copies_.push_back({to, base + current_.extents[i].offset + offset, static_cast<std::size_t>(n)});
+      to += n;
+      room -= n;
+    }
+    bounce_->run(copies_);
+    staged_begin_ = begin;
+    staged_end_ = begin + cuda::Bounce::kBytes - room;
+  } catch (const Error&) {
+    return false;
+  }
+  return true;
+}
+
 std::int64_t Outbox::send(const Fd& socket) {
   std::array<iovec, kVectors> vectors;
   std::size_t used = 0;
@@ -125,6 +155,17 @@ std::int64_t Outbox::send(const Fd& socket) {
     trailer = current_.voided ? kPayloadVoid : kPayloadValid;
     std::size_t extent = current_.extent, bytes = 0;
     std::uint64_t offset = current_.offset;
+    if (inside && current_.source->memory->on_device() && extent < current_.extents.size()) {
+      const std::uint64_t begin = at - current_.head.size();
+      if (!stage()) {
+        current_.voided = true;
+        current_.source->gate.leave();
+        return send(socket);
+      }
+      vectors[used++] = {bounce_->data() + (begin - staged_begin_), static_cast<std::size_t>(staged_end_ - begin)};
+      extent = staged_end_ == current_.payload ? current_.extents.size() : extent;
+      bytes = kSend;
+    }
     while (extent < current_.extents.size() && used + 1 < kVectors && bytes < kSend) {
       const Extent& from = current_.extents[extent];
       std::uint64_t n = std::min<std::uint64_t>(from.bytes - offset, kSend);

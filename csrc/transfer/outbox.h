@@ -3,10 +3,12 @@
 
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "cuda/bounce.h"
 #include "transfer/net.h"
 #include "transfer/op.h"
 #include "transfer/wire.h"
@@ -66,12 +68,16 @@ class Outbox {
 
  private:
   bool fill(FrameSource& source);
+  bool stage();
   std::int64_t send(const Fd& socket);
 
   bool sending_ = false;
   Outgoing current_;  // reused, so that a stream of chunks allocates nothing
   std::deque<Outgoing> queue_;
   std::string error_;
+  std::unique_ptr<cuda::Bounce> bounce_;             // of payloads in device memory
+  std::uint64_t staged_begin_ = 0, staged_end_ = 0;  // what of the current payload is in it
+  std::vector<cuda::Copy> copies_;
 };
 
 }  // namespace nano::transfer

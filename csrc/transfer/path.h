@@ -1,5 +1,5 @@
 // How a connection moves the bytes of operations. A connection has one or more paths, fastest first; the last is its
-// socket, which takes everything in host memory.
+// socket, which takes everything.
 #pragma once
 
 #include <sys/types.h>
@@ -40,6 +40,8 @@ class PathHost {
   virtual void fail(const OpPtr& op, Code code, const std::string& reason, Finished& finished) = 0;
   // The operation begins anew on the connection's socket.
   virtual void reroute(const OpPtr& op) = 0;
+  // Asks announce() of every region again, for what the path said nothing about before.
+  virtual void announce_again(Path& path) = 0;
 
   // A tag got its last piece. Without the mutex, too.
   virtual void completed(std::uint64_t tag) = 0;
@@ -65,6 +67,8 @@ class Path {
  public:
   virtual ~Path() = default;
   virtual const char* name() const = 0;
+  // Between host memory and host memory.
+  virtual bool moves_host_memory() const { return true; }
 
   // Negotiation and regions: by the worker, under the connection's mutex. An Error thrown before the path has settled
   // declines it; later, and when false is returned (the peer broke the protocol), it ends the connection.

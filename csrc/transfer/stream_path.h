@@ -1,5 +1,5 @@
-// The connection's own socket, TCP or unix: carries any operation on host memory, in chunks that the other side
-// acknowledges.
+// The connection's own socket, TCP or unix: carries any operation, in chunks that the other side acknowledges. What
+// lies in device memory goes through page-locked windows.
 #pragma once
 
 #include <deque>
@@ -16,7 +16,7 @@ class StreamPath final : public Path, public FrameSource {
   const char* name() const override { return name_; }
   void start() override {}
   bool on_frame(std::string_view, std::vector<Fd>) override { return false; }
-  bool takes(const Op& op) const override { return !op.local->memory->on_device(); }
+  bool takes(const Op&) const override { return true; }
   void submit(const OpPtr& op, Finished& finished) override;
   bool advance(Finished&) override { return false; }
   void abandon(Op& op) override { outbox_.abandon(op); }

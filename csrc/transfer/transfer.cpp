@@ -1,5 +1,7 @@
 #include "transfer/transfer.h"
 
+#include <sched.h>
+
 #include <algorithm>
 #include <chrono>
 
@@ -10,6 +12,7 @@ namespace {
 
 // An operation ends by its own deadline; this bounds a wait even if that promise were broken.
 constexpr std::int64_t kLongest = 3600LL * 1'000'000'000;
+constexpr std::int64_t kAlone = 5'000;  // of spinning, before others are let on
 
 }  // namespace
 
@@ -34,7 +37,11 @@ void Transfer::wait(std::int64_t timeout_ns, std::int64_t spin_ns) {
           continue;
         }
         relax();
-        if ((spins & 15) == 0 && mono_ns() >= spin_until) break;
+        if ((spins & 15) != 0) continue;
+        const std::int64_t now = mono_ns();
+        if (now >= spin_until) break;
+        // Whoever we wait for may be on this core.
+        if (spin_until - now < spin_ns - kAlone) sched_yield();
       }
       helper->assist_end(begun);
     }

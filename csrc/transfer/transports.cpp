@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "transfer/cma_path.h"
 #include "transfer/core.h"
+#include "transfer/cuda_transport.h"
 #include "transfer/shm_path.h"
 #include "transfer/verbs_backend.h"
 
@@ -13,6 +14,7 @@ namespace nano::transfer {
 namespace {
 
 constexpr std::array kKinds{
+    TransportKind{"cuda_ipc", true, &make_cuda_ipc},
     TransportKind{"shm", true, &make_shm},
     TransportKind{"cma", true, &make_cma},
     TransportKind{"verbs", false, &make_verbs},

@@ -17,7 +17,7 @@ VerbsClaims::Granted VerbsClaims::grant(const Catalog& catalog, std::uint64_t cl
   }
   out.slot = free_.back();
   Slot& slot = *slots_[out.slot];
-  out.status = slot.landing.admit(catalog, tag, region, length, runs, out.bad, true);
+  out.status = slot.landing.admit(catalog, tag, region, length, runs, out.bad);
   if (out.status != Status::kOk) return out;
   free_.pop_back();
   ++live_;

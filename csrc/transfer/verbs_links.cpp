@@ -525,6 +525,10 @@ void VerbsPath::close() {
 std::optional<Announcement> VerbsPath::announce(const Region& region) {
   const auto known = transport_.find(region.key);
   if (!known) return std::nullopt;
+  if (known->registrations.empty()) {
+    host_.log(cat("RDMA does not reach region ", region.name, ": ", known->problem));
+    return std::nullopt;
+  }
   BodyWriter out;
   out.put(known->address).put(known->size).put(static_cast<std::uint8_t>(known->writable ? 1 : 0));
   out.put(static_cast<std::uint8_t>(known->registrations.size()));

@@ -47,7 +47,7 @@ bool VerbsPath::takes(const Op& op) const {
   const auto local = transport_.find(op.local->key);
   const auto at = remotes_.find(op.remote_key);
   // A region that was not announced, or not yet, is looked for by the other side, on the socket.
-  if (!local || at == remotes_.end()) return false;
+  if (!local || local->registrations.empty() || at == remotes_.end()) return false;
   // A piece of a tag travels on one queue pair, whose books it must fit.
   const std::uint64_t requests = static_cast<std::uint64_t>(transport_.options().max_sends) / 2;
   return op.tag == 0 || op.length / requests <= transport_.max_message();
@@ -263,7 +263,7 @@ bool VerbsPath::make_chunk(Finished& finished) {
   chunk->op = op;
   chunk->local = transport_.find(op->local->key);
   const auto remote = remotes_.find(op->remote_key);
-  if (!chunk->local || remote == remotes_.end()) {
+  if (!chunk->local || chunk->local->registrations.empty() || remote == remotes_.end()) {
     ops_.pop_front();
     host_.refuse(op, Status::kUnknownRegion, op->posted, 0, finished);
     return true;

@@ -1,5 +1,7 @@
 #include "transfer/verbs_transport.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <filesystem>
 
@@ -92,21 +94,56 @@ void VerbsTransport::activate() {
   active_ = true;
 }
 
+namespace {
+
+// GPU memory as a dma-buf; where the driver, the kernel or the device has no such thing, by its address, which a
+// peer-memory module may know.
+verbs::MemoryRegionPtr register_memory(const verbs::DevicePtr& device, std::byte* data, std::size_t size, bool writable,
+                                       const cuda::DeviceMemoryPtr& memory) {
+  if (!memory) return verbs::MemoryRegion::of(device, data, size, writable);
+  const auto address = reinterpret_cast<std::uintptr_t>(data);
+  std::string first;
+  try {
+    // Whole pages are exported, of which the registration takes its part.
+    const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+    const std::uintptr_t begin = address / page * page, end = (address + size + page - 1) / page * page;
+    const Fd fd(cuda::export_dma_buf(*memory, begin, end - begin));
+    return verbs::MemoryRegion::of_dmabuf(device, fd.get(), address - begin, size, address, writable);
+  } catch (const Error& error) {
+    first = error.what();
+  }
+  try {
+    return verbs::MemoryRegion::of(device, data, size, writable);
+  } catch (const Error& error) {
+    throw Error(error.code(), cat("as a dma-buf: ", first, "; by its address: ", error.what()));
+  }
+}
+
+}  // namespace
+
+// A region that a device does not take goes by another path, or is refused there.
 void VerbsTransport::register_with_rails(Known& known) {
-  VerbsRegion out{reinterpret_cast<std::uintptr_t>(known.data), known.size, known.writable, known.on_device, {}};
+  auto out = std::make_shared<VerbsRegion>();
+  out->address = reinterpret_cast<std::uintptr_t>(known.data);
+  out->size = known.size;
+  out->writable = known.writable;
+  out->on_device = known.device_memory != nullptr;
   for (const auto& rail : rails_) {
     try {
-      out.registrations.push_back(verbs::MemoryRegion::of(rail->device(), known.data, known.size, known.writable));
-    } catch (const Error&) {
-      return;  // this region goes by another path
+      out->registrations.push_back(
+          register_memory(rail->device(), known.data, known.size, known.writable, known.device_memory));
+    } catch (const Error& error) {
+      out->problem = error.what();
+      out->registrations.clear();
+      break;
     }
   }
-  known.registered = std::make_shared<const VerbsRegion>(std::move(out));
+  known.registered = std::move(out);
 }
 
 void VerbsTransport::add(const Region& region) {
   std::lock_guard lock(mutex_);
-  Known known{region.data(), region.size, region.memory->writable(), region.memory->on_device(), nullptr};
+  Known known{region.data(), region.size, region.memory->writable(), region.memory->device_memory(), nullptr};
   if (active_) register_with_rails(known);
   regions_.insert_or_assign(region.key, std::move(known));
 }

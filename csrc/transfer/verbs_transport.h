@@ -46,7 +46,8 @@ struct VerbsRegion {
   std::uint64_t size = 0;
   bool writable = false;
   bool on_device = false;
-  std::vector<verbs::MemoryRegionPtr> registrations;  // one a rail
+  std::vector<verbs::MemoryRegionPtr> registrations;  // one a rail; none when a device did not take it
+  std::string problem;                                // why not
 };
 
 class VerbsTransport final : public Transport {
@@ -68,7 +69,7 @@ class VerbsTransport final : public Transport {
   bool alone() const { return alone_; }
   // Bytes of one work request, on every rail.
   std::uint64_t max_message() const { return max_message_; }
-  // Null: no such region, or a device does not take its memory.
+  // Null: there is no such region, or no peer has used verbs yet.
   std::shared_ptr<const VerbsRegion> find(std::uint64_t key) const;
 
  private:
@@ -76,7 +77,7 @@ class VerbsTransport final : public Transport {
     std::byte* data;
     std::size_t size;
     bool writable;
-    bool on_device;
+    cuda::DeviceMemoryPtr device_memory;  // null: host memory
     std::shared_ptr<const VerbsRegion> registered;
   };
 

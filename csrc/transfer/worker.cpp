@@ -1,5 +1,6 @@
 #include "transfer/worker.h"
 
+#include <sched.h>
 #include <sys/epoll.h>
 
 #include <algorithm>
@@ -16,6 +17,7 @@ constexpr std::size_t kMaxStrangers = 256;  // connections that have not proven 
 constexpr std::int64_t kTick = 1'000'000;
 constexpr std::int64_t kDeaf = 200'000'000;
 constexpr int kSpinsPerPoll = 8;
+constexpr std::int64_t kAlone = 5'000;  // of spinning, before others are let on
 
 }  // namespace
 
@@ -104,7 +106,12 @@ void Worker::run() {
       continue;
     }
     if (now - busy <= core_->config.spin_ns) {
-      relax();
+      // Whoever is to give us work may be on this core.
+      if (now - busy > kAlone && spins % kSpinsPerPoll == 0) {
+        sched_yield();
+      } else {
+        relax();
+      }
       continue;
     }
     sleep(now);

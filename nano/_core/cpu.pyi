@@ -117,12 +117,27 @@ def sample(
     seeds: int,  # uint64 [rows]
     positions: int,  # int32 [rows]
     out: int,  # int32 [rows]
+    min_p: int = 0,  # fp32 [rows]; 0: off
+    penalties: tuple[int, int, int, int, int, int] | None = None,
+    bias: tuple[int, int, int] | None = None,
+    logprobs: tuple[int, int, int, int, int] | None = None,
 ) -> None:
     """softmax(logits / temperature) of the top_k most probable tokens (ties: smaller id), of those the fewest whose
-    mass reaches top_p of theirs (at least one), and one draw: the first token, in the order of ids, at which the
-    cumulative mass exceeds u of the kept mass.
+    mass reaches top_p of theirs (at least one), of those the ones at least min_p as probable as the most probable, and
+    one draw: the first token, in the order of ids, at which the cumulative mass exceeds u of the kept mass.
+
+    Before that, `bias` is added: (start: int64 [rows + 1], ids: int32, values: fp32), a row's from start[row] on; then
+    come the `penalties`: (start: int64 [rows + 1], tokens: int32, the prompt's and then the outputs, prompt_lens: int32
+    [rows], repetition, presence, frequency: fp32 [rows]). For tokens of prompt or outputs the logit is divided by
+    repetition (multiplied where it is negative); then frequency is subtracted for each time that an output was the
+    token, and presence if one was. 1, 0 and 0 are off.
+
+    `logprobs`: (wanted: int32 [rows], -1 for none, else how many of the most probable, at most width; width: a number;
+    and out: token: fp32 [rows], the chosen token's; ids: int32 [rows, width], best first, ties by smaller id, -1 when
+    no more can be drawn; values: fp32 [rows, width]). They are the model's own: before bias, penalties and temperature.
 
     u has 53 bits of Philox4x32-10 at counter (position, 0, 0, 0) and key (seed's low word, its high word): the noise is
     a function of (seed, position) alone, and a row's token does not depend on the batch. -inf logits are never drawn.
-    Raises Internal, naming the row, when its logits hold a NaN or their largest is infinite.
+    Raises InvalidInput for a token or a biased id outside of the vocabulary, and Internal, naming the row, when its
+    logits hold a NaN or their largest is infinite.
     """

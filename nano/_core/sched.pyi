@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,8 @@ F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
 
 class Batch:
-    """One step's work: views of preallocated arrays, valid until the next `schedule`.
+    """One step's work: views of preallocated arrays, valid until the step's commit (and then as long as no `schedule`
+    takes their place).
 
     S sequences, T tokens in all, R <= S of the sequences sample a token (those whose last known token is in the step).
     """
@@ -22,7 +23,8 @@ class Batch:
     num_tokens: int
     num_samples: int
     ids: U64  # [S]
-    token_ids: I32  # [T]
+    token_ids: I32  # [T] 0 where token_sources is not -1
+    token_sources: I32  # [T] -1: token_ids has the token; r >= 0: it is the one that row r of the step before samples
     positions: I32  # [T]
     slots: I64  # [T] block * block_size + offset, where the token's K and V go
     cu_query: I32  # [S + 1] prefix sums of the query lengths
@@ -30,12 +32,25 @@ class Batch:
     block_tables: I32  # [S, W] W = the widest table in the step; rows padded with 0
     sample_rows: I32  # [R] index into the T tokens
     sample_seqs: I32  # [R] index into the S sequences
+    sample_positions: I32  # [R] the position of the token being sampled (noise = f(seed, position))
     temperature: F32  # [R]
     top_p: F32  # [R]
     top_k: I32  # [R]
+    min_p: F32  # [R]
+    repetition_penalty: F32  # [R]
+    presence_penalty: F32  # [R]
+    frequency_penalty: F32  # [R]
+    num_logprobs: I32  # [R] -1: none; else how many of the most probable tokens, beside the chosen one
     seeds: U64  # [R]
-    sample_positions: I32  # [R] the position of the token being sampled (noise = f(seed, position))
+    penalized: I32  # the rows of R with a penalty: their logits depend on `history`
+    bias_start: I64  # [R + 1] row r's logit_bias is bias_ids[bias_start[r]:bias_start[r + 1]], all different
+    bias_ids: I32
+    bias_values: F32
     preempted: U64  # ids preempted since the step before, to make room for this one
+    def history(self, row: int) -> tuple[I32, I32]:
+        """Prompt and outputs, as far as they are known, of the request that sample row `row` is of. A token that the
+        step before samples is missing while that is under way: then these are sample_positions[row] - 1 tokens, not
+        sample_positions[row]. Raises InvalidInput after the step's commit."""
 
 class Committed:
     """What `commit` changed: one row a sampled token, in the order of Batch.sample_seqs; views, valid until the next
@@ -44,7 +59,7 @@ class Committed:
     ids: U64  # [R]
     indices: I32  # [R] the token's place among the request's outputs, from 0
     tokens: I32  # [R]
-    finish: U8  # [R] 0 unfinished, 1 stop, 2 length, 3 aborted since `schedule` (the token is to be ignored)
+    finish: U8  # [R] 0 unfinished, 1 stop, 2 length, 3 over since `schedule` (the row is to be ignored)
     cached: I32  # [R] prompt tokens that came from the prefix cache
 
 class Scheduler:
@@ -59,6 +74,13 @@ class Scheduler:
     its blocks, and later recomputes prompt and outputs; no token is emitted twice. The last itself waits. A request
     ends with "stop" at a stop id (which is its last token), with "length" at max_tokens outputs or at max_model_len
     tokens in all. An unknown id, or a request in another state than the call needs, raises InvalidInput.
+
+    With depth 2, `schedule` may be called once more before the earlier step's `commit`; commits come in the order of
+    the steps. A request that samples in the step under way then goes on by one token that is not known yet
+    (Batch.token_sources). A step that turns out to be beyond a stop token is void: its row has finish 3, and nothing of
+    it is emitted, counted or cached. Blocks of a request that ended are free after the commit of the last step that
+    touches them. A request whose blocks are needed by another first sits one step out, and is then preempted with all
+    of its tokens known. Calls that alternate strictly give the same batches as with depth 1.
     """
 
     def __init__(
@@ -69,7 +91,9 @@ class Scheduler:
         max_model_len: int,
         watermark: float = 0.01,  # share of the pool kept free for the growth of running requests
         max_reserved: float = 0.2,  # share of the pool that unstarted reservations may hold
+        depth: int = 1,  # steps that may be under way at once: 1 or 2
     ) -> None: ...
+    in_flight: int  # steps between their `schedule` and their `commit`
     def add(
         self,
         id: int,
@@ -79,6 +103,12 @@ class Scheduler:
         temperature: float = 0.0,
         top_p: float = 1.0,
         top_k: int = 0,
+        min_p: float = 0.0,  # keeps what has this share of the most probable token's probability
+        repetition_penalty: float = 1.0,  # of prompt and outputs
+        presence_penalty: float = 0.0,  # of outputs
+        frequency_penalty: float = 0.0,  # of outputs
+        logit_bias: Mapping[int, float] = {},
+        logprobs: int = -1,  # most probable tokens to report beside the chosen one; -1: nothing
         seed: int = 0,
         min_tokens: int = 0,  # stop ids are not obeyed before this many outputs
         stop_ids: Sequence[
@@ -106,18 +136,20 @@ class Scheduler:
         """Turns a reservation into an ordinary queued request, whose KV this engine computes itself. Its blocks are
         free at once: nobody may write into them any more. The same holds for `abort`."""
     def abort(self, id: int) -> bool:
-        """Ends a request in any state and frees its blocks, held ones too; False when it is not known. If the step
-        under way computes it, its blocks are freed at `commit`."""
+        """Ends a request in any state and frees its blocks, held ones too; False when it is not known. If steps under
+        way touch its blocks, they are free at the `commit` of the last of those."""
     def release(self, id: int) -> None:
         """Frees the blocks of a finished request that was added with hold."""
     def schedule(self) -> Batch | None:
-        """The next step, or None when nothing can run. Decoding sequences first, then waiting prompts in chunks."""
+        """The next step, or None when nothing can run (before the next `commit`, if a step is under way). Decoding
+        sequences first, then waiting prompts in chunks."""
     def commit(self, tokens: I32) -> Committed:
-        """The sampled tokens, in the order of `Batch.sample_seqs`. Exactly one commit follows each schedule. A
-        request aborted in between is ignored: its row has finish 3. Full blocks enter the prefix index here."""
+        """The sampled tokens of the oldest step under way, in the order of its `Batch.sample_seqs`. Exactly one commit
+        follows each schedule. A request that ended in between is ignored: its row has finish 3. Full blocks enter the
+        prefix index here."""
     def has_work(self) -> bool:
-        """Is anything queued or running? `schedule` may still return None: then only `release`, `abort` or
-        `activate` can make room."""
+        """Is anything queued or running? `schedule` may still return None with no step under way: then only `release`,
+        `abort` or `activate` can make room. Without work, steps that are void may still be under way."""
     def next_gated(self, count: int) -> U64:
         """The first `count` gated requests in the order in which they would be scheduled."""
     def block_table(self, id: int) -> I32:

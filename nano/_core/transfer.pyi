@@ -36,7 +36,7 @@ class Transfer:
 class Request:
     """A write or read that was checked once; it holds its region and its peer."""
 
-    def post(self) -> Transfer:
+    def post(self, stream: int | None = None) -> Transfer:
         """Starts it, at no cost per block; its timeout begins now. Posts do not exclude each other.
 
         Raises Closed when the region was closed, Closed or PeerLost when the connection is over.
@@ -66,7 +66,20 @@ class Region:
 
     @property
     def array(self) -> npt.NDArray[np.uint8]:
-        """uint8 [nbytes], the bytes themselves; keeps the region open."""
+        """uint8 [nbytes], the bytes themselves; keeps the region open. Raises InvalidInput for GPU memory."""
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """GPU memory as uint8 [nbytes], for torch.as_tensor and cupy.asarray, which keep the region open.
+
+        Raises AttributeError for host memory.
+        """
+
+    def dma_buf(self) -> int:
+        """A dma-buf descriptor of GPU memory, for other devices to register; the caller closes it.
+
+        address and nbytes must be multiples of the page size. Raises SystemFault where the device has none to give.
+        """
 
     def close(self) -> None:
         """After it returns nothing writes to or reads from the bytes for a peer. Idempotent."""
@@ -110,6 +123,7 @@ class Peer:
         src_stride: int = 1,
         dst_base: int = 0,
         dst_stride: int = 1,
+        stream: int | None = None,
     ) -> Transfer:
         """Copies blocks of `region` into the peer's region named `remote`.
 
@@ -118,6 +132,8 @@ class Peer:
         With a tag, block i is piece pieces[i] (default: i) of what the peer expects; the peer refuses a piece at any
         place but the expected one, and a piece that is there already is not written again.
         imm: 32 bits that the peer gets as an Event of kind "written" once every block has landed.
+        stream: a CUDA stream (cudaStream_t as an integer) of the region's device: the blocks are read when it has done
+        all that it holds now. It waits for nothing itself.
         The Transfer ends with Refused (naming the refused position), DeadlineExceeded, PeerLost or Closed.
         Raises InvalidInput for offsets outside `region`, Closed or PeerLost when the connection is over.
         """
@@ -135,6 +151,7 @@ class Peer:
         dst_stride: int = 1,
         src_base: int = 0,
         src_stride: int = 1,
+        stream: int | None = None,
     ) -> Transfer:
         """Copies blocks of the peer's region named `remote` into `region`. Arguments and errors are those of write."""
 
@@ -246,11 +263,12 @@ class Endpoint:
     def descriptor(self) -> bytes:
         """How to reach this endpoint; for connect() of any other."""
 
-    def allocate(self, nbytes: int, name: str, huge_pages: bool = True) -> Region:
+    def allocate(self, nbytes: int, name: str, huge_pages: bool = True, device: str = "cpu") -> Region:
         """Zeroed memory that processes of this host can map: the fast path for both sides.
 
-        huge_pages: of 2 MiB where the kernel has some to spare; Region.huge_pages says what came of it.
-        Raises OutOfMemory.
+        huge_pages: of 2 MiB where the kernel has some to spare; Region.huge_pages says what came of it. device: "cpu",
+        "cuda" or "cuda:N": GPU memory is one virtual range, which stays readable for others when this process dies.
+        Raises OutOfMemory; SystemFault where there is no CUDA driver or device.
         """
 
     def register(self, buffer: Buffer | tuple[int, int] | Any, name: str) -> Region:

@@ -65,6 +65,31 @@ PRESETS = {
         vocab=151936,
         max_position=40960,
     ),
+    "8B": Shape(
+        hidden=4096,
+        layers=36,
+        heads=32,
+        kv_heads=8,
+        head_dim=128,
+        intermediate=12288,
+        vocab=151936,
+        tied=False,
+        max_position=40960,
+    ),
+    "30B-A3B": Shape(
+        hidden=2048,
+        layers=48,
+        heads=32,
+        kv_heads=4,
+        head_dim=128,
+        intermediate=6144,
+        vocab=151936,
+        experts=128,
+        top_k=8,
+        moe_intermediate=768,
+        tied=False,
+        max_position=40960,
+    ),
 }
 
 
@@ -193,6 +218,24 @@ def config(shape: Shape, dtype: str, added: dict[str, int], rope_scaling: dict[s
             "router_aux_loss_coef": 0.001,
         }
     return values
+
+
+def make_config(path: str | Path, *, preset: str, dtype: str = "bfloat16", fp8: bool = False) -> Path:
+    """Writes only config.json, for an engine with `load_format="dummy"`; fp8 as the published Qwen3 FP8 checkpoints."""
+    directory = Path(path)
+    directory.mkdir(parents=True, exist_ok=True)
+    shape = PRESETS[preset]
+    last = {"<|endoftext|>": shape.vocab - 2, "<|im_end|>": shape.vocab - 1}
+    values = config(shape, dtype, last, None)
+    if fp8:
+        values["quantization_config"] = {
+            "quant_method": "fp8",
+            "fmt": "e4m3",
+            "activation_scheme": "dynamic",
+            "weight_block_size": [128, 128],
+        }
+    write_json(directory / "config.json", values)
+    return directory
 
 
 def split(entries: list[tuple[str, tuple[int, ...]]], shards: int) -> list[list[tuple[str, tuple[int, ...]]]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nano.errors import InvalidInput
 
@@ -30,44 +31,85 @@ def locate(model: str) -> Path:
         raise InvalidInput(f"model: {model!r} is neither a directory nor a hub id in reach: {error}") from None
 
 
+@dataclass(frozen=True)
+class Entry:
+    """Where a tensor lies on disk."""
+
+    file: Path
+    offset: int  # bytes from the file's start
+    nbytes: int
+    dtype: str  # safetensors' name
+    shape: tuple[int, ...]
+
+
 class Checkpoint:
-    """Tensors by name; each is read (memory-mapped) when it is asked for."""
+    """Tensors by name. Only the files' headers are read until a tensor is asked for."""
 
     def __init__(self, directory: Path) -> None:
         index = directory / "model.safetensors.index.json"
         if index.is_file():
-            files = {name: directory / file for name, file in json.loads(index.read_text())["weight_map"].items()}
+            weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            files = sorted({directory / file for file in weight_map.values()})
+            missing = [str(file) for file in files if not file.is_file()]
+            if missing:
+                raise InvalidInput(f"{directory}: missing weight files {', '.join(missing)}")
         else:
-            from safetensors import safe_open
-
-            shards = sorted(directory.glob("*.safetensors"))
-            if not shards:
+            files = sorted(directory.glob("*.safetensors"))
+            if not files:
                 raise InvalidInput(f"{directory}: no *.safetensors files")
-            files = {}
-            for shard in shards:
-                with safe_open(shard, framework="pt") as opened:
-                    files |= dict.fromkeys(opened.keys(), shard)
-        missing = sorted({str(file) for file in files.values() if not file.is_file()})
-        if missing:
-            raise InvalidInput(f"{directory}: missing weight files {', '.join(missing)}")
-        self._files = files
         self.directory = directory
+        self.entries: dict[str, Entry] = {}
+        for file in files:
+            self.entries |= read_header(file)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._files
+        return name in self.entries
 
     @property
     def total_bytes(self) -> int:
-        return sum(os.path.getsize(file) for file in set(self._files.values()))
+        return sum(os.path.getsize(file) for file in {entry.file for entry in self.entries.values()})
 
-    def tensors(self, progress: Callable[[int], None] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
-        """(name, tensor) in file order; `progress` is told each tensor's bytes once it has been consumed."""
+    def tensors(
+        self, progress: Callable[[int], None] | None = None, names: Container[str] | None = None
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """(name, tensor) in file order, memory-mapped; only `names`, when they are given.
+
+        `progress` is told each tensor's bytes once it has been consumed.
+        """
         from safetensors import safe_open
 
-        for file in sorted(set(self._files.values())):
+        for file in sorted({entry.file for entry in self.entries.values()}):
             with safe_open(file, framework="pt") as opened:
                 for name in opened.keys():  # noqa: SIM118  (not a dict)
+                    if names is not None and name not in names:
+                        continue
                     tensor = opened.get_tensor(name)
                     yield name, tensor
                     if progress is not None:
                         progress(tensor.numel() * tensor.element_size())
+
+
+def read_header(file: Path) -> dict[str, Entry]:
+    """The tensors of a safetensors file. Raises InvalidInput for one that is cut short or not of this format."""
+    with file.open("rb") as opened:
+        size = os.fstat(opened.fileno()).st_size
+        length = int.from_bytes(opened.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise InvalidInput(f"{file}: not a safetensors file: {size} bytes, a header of {length}")
+        try:
+            header: dict[str, Any] = json.loads(opened.read(length))
+            header.pop("__metadata__", None)
+            begin = 8 + length
+            entries = {
+                name: Entry(file, begin + at[0], at[1] - at[0], str(info["dtype"]), tuple(info["shape"]))
+                for name, info in header.items()
+                for at in [info["data_offsets"]]
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InvalidInput(f"{file}: not a safetensors header: {error!r}") from None
+    for name, entry in entries.items():
+        if entry.nbytes < 0 or entry.offset + entry.nbytes > size:
+            raise InvalidInput(
+                f"{file}: {name}: bytes {entry.offset} to {entry.offset + entry.nbytes} of a file of {size}"
+            )
+    return entries

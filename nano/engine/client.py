@@ -25,6 +25,7 @@ class Row:
     finish: int
     cached: int
     failure: wire.Failure | None
+    logprobs: wire.TokenLogprobs | None = None
 
 
 class EngineClient:
@@ -106,7 +107,8 @@ def _rows(message: wire.Outputs) -> list[Row]:
         np.frombuffer(message.cached, "<u4").tolist(),
         strict=True,
     )
+    logprobs = dict(wire.unpack_logprobs(message.logprobs))
     return [
-        Row(key, index, token, finish, cached, message.failures.get(key))
-        for key, index, token, finish, cached in columns
+        Row(key, index, token, finish, cached, message.failures.get(key), logprobs.get(row))
+        for row, (key, index, token, finish, cached) in enumerate(columns)
     ]

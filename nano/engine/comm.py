@@ -76,13 +76,16 @@ class Relay:
         return wire.LENGTH if self.last else wire.UNFINISHED
 
 
-def outputs_row(key: int, index: int, token: int, finish: int, cached: int = 0) -> wire.Outputs:
+def outputs_row(
+    key: int, index: int, token: int, finish: int, cached: int = 0, logprobs: wire.Logprobs | None = None
+) -> wire.Outputs:
     return wire.Outputs(
         np.array([key], "<u8").tobytes(),
         np.array([index], "<u4").tobytes(),
         np.array([token], "<i4").tobytes(),
         bytes([finish]),
         np.array([cached], "<u4").tobytes(),
+        logprobs=logprobs,
     )
 
 
@@ -262,7 +265,7 @@ class Comm(threading.Thread):
                     relay = self._relays.pop((link.address, message.key), None)
                     if relay is not None:
                         finish = relay.finish(message.token)
-                        row = outputs_row(relay.key, 0, message.token, finish, message.cached)
+                        row = outputs_row(relay.key, 0, message.token, finish, message.cached, message.logprobs)
                         self._send(relay.identity, row)
                 self._inbox.put(FromEngine(link.address, message))
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from nano.errors import InvalidInput
 
+LoadFormat = Literal["auto", "dummy"]
 Role = Literal["prefill", "decode", "hybrid"]
 DType = Literal["auto", "float32", "bfloat16"]
 
@@ -23,7 +24,12 @@ class EngineConfig:
     host: str = "127.0.0.1"
     port: int = 0  # the ZMQ socket's; 0: any free port
     kvcache_block_size: int = 64
-    kvcache_bytes: int = 0  # 0: 65536 tokens within 1 GiB, and at least max_model_len when that is given
+    kvcache_bytes: int = (
+        0  # 0: on a CPU room for 65536 tokens within 1 GiB, on a GPU what gpu_memory_utilization leaves
+    )
+    gpu_memory_utilization: float = 0.9  # share of the GPU's memory for weights, workspace and KV pool together
+    load_format: LoadFormat = "auto"  # dummy: random weights made in place, of a checkpoint that has only config.json
+    cuda_graphs: bool = True
     max_num_batched_tokens: int = 2048
     max_num_seqs: int = 256
     max_model_len: int = 0  # 0: the model's own
@@ -33,7 +39,7 @@ class EngineConfig:
     local_prefill_tokens: int = 256  # a rest at most this long is prefilled by the decode engine itself
     transfer_layer_groups: int = 4  # pieces a KV block travels in, one a group of layers
     allow_remote: bool = False  # let `host` be reachable from other machines, without authentication
-    transports: tuple[str, ...] = ("shm", "tcp")
+    transports: tuple[str, ...] = ("cuda_ipc", "shm", "tcp")
     transfer_lease: float = 30.0  # seconds without progress until a prefill engine frees blocks nobody fetched
     models: tuple[str, ...] = field(default=())  # names that requests may use; empty: `model` as given
 
@@ -42,6 +48,10 @@ class EngineConfig:
             raise InvalidInput(f"role: expected prefill, decode or hybrid, got {self.role!r}")
         if self.kvcache_block_size < 1 or self.kvcache_block_size & (self.kvcache_block_size - 1):
             raise InvalidInput(f"kvcache_block_size: expected a power of two, got {self.kvcache_block_size}")
+        if self.load_format not in ("auto", "dummy"):
+            raise InvalidInput(f"load_format: expected auto or dummy, got {self.load_format!r}")
+        if not 0.05 <= self.gpu_memory_utilization <= 0.99:
+            raise InvalidInput(f"gpu_memory_utilization: expected 0.05 to 0.99, got {self.gpu_memory_utilization}")
         for name in ("max_num_batched_tokens", "max_num_seqs", "transfer_layer_groups"):
             if getattr(self, name) < 1:
                 raise InvalidInput(f"{name}: expected >= 1, got {getattr(self, name)}")

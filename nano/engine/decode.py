@@ -22,6 +22,8 @@ from nano.errors import InvalidInput
 from nano.transfer import Endpoint
 from nano.wire import Int32Array
 
+OVER = 3  # Committed.finish of a row whose request ended while its step was under way
+
 
 @dataclass(eq=False)
 class Request:
@@ -74,7 +76,7 @@ class DecodeSide:
             return
         try:
             if message.prefill_address and self._rest(tokens) > self._engine.config.local_prefill_tokens:
-                self._engine.check(tokens)
+                self._engine.check(tokens, message.sampling)
                 self._ask(request, message)
             else:
                 self._engine.add(request.id, tokens, message.sampling)
@@ -250,9 +252,10 @@ class DecodeSide:
         requests = self._requests
         keys = np.empty(len(committed.ids), np.uint64)
         finish = committed.finish
+        logprobs = self._engine.sampled.logprobs
         for row, id in enumerate(committed.ids.tolist()):
             request = requests.get(id)
-            if request is None:
+            if request is None or finish[row] == OVER:
                 continue
             keys[row] = request.key
             rows.setdefault(request.identity, []).append(row)
@@ -267,6 +270,7 @@ class DecodeSide:
                     committed.tokens[mine].astype("<i4").tobytes(),
                     finish[mine].tobytes(),
                     committed.cached[mine].astype("<u4").tobytes(),
+                    logprobs=None if logprobs is None else wire.pack_logprobs([logprobs.row(row) for row in mine]),
                 ),
             )
 

@@ -10,6 +10,8 @@ from typing import Any
 from nano.errors import InvalidInput
 
 ARCHITECTURES = ("Qwen3ForCausalLM", "Qwen3MoeForCausalLM")
+FP8_BLOCK = 128  # rows and columns of a weight that share a scale
+FP8_CAPABILITY = (9, 0)  # the least compute capability whose matrix units take e4m3 blocks
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,30 @@ class Rope:
     mscale: float | None = None
     mscale_all_dim: float | None = None
     truncate: bool = True
+
+
+@dataclass(frozen=True)
+class Fp8:
+    """Weights in fp8 e4m3, one scale for each 128 x 128 block; activations are quantised by groups of 128 on the way.
+
+    The layout of the public Qwen3 FP8 checkpoints: beside a projection's `weight` stands `weight_scale_inv`, by which
+    the stored values are multiplied.
+    """
+
+    unconverted: tuple[str, ...] = ()  # modules left as they were, by name or by a parent's or the last parts' name
+
+    def converts(self, weight: str) -> bool:
+        """Whether the checkpoint holds this weight (`model.layers.0.mlp.up_proj.weight`) in fp8."""
+        module, _, kind = weight.rpartition(".")
+        if kind != "weight" or not module.endswith("_proj"):
+            return False
+        dotted = f".{module}."
+        return not any(f".{name.strip('.')}." in dotted for name in self.unconverted)
+
+    def scales(self, weight: str, shape: tuple[int, int]) -> tuple[str, tuple[int, int]]:
+        """The name and shape of the scales that belong to an fp8 weight of `shape`."""
+        rows, columns = shape
+        return f"{weight}_scale_inv", (-(-rows // FP8_BLOCK), -(-columns // FP8_BLOCK))
 
 
 @dataclass(frozen=True)
@@ -50,6 +76,7 @@ class ModelConfig:
     moe_layers: frozenset[int] = frozenset()
     eos_token_ids: tuple[int, ...] = ()
     sampling_defaults: dict[str, float] = field(default_factory=dict)
+    fp8: Fp8 | None = None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -88,14 +115,41 @@ def _rope(raw: dict[str, Any], max_position: int) -> Rope:
     )
 
 
+def _fp8(raw: dict[str, Any], path: Path) -> Fp8 | None:
+    quantization = raw.get("quantization_config")
+    if not quantization:
+        return None
+    wanted = {
+        "quant_method": "fp8",
+        "weight_block_size": [FP8_BLOCK, FP8_BLOCK],
+        "activation_scheme": "dynamic",
+        "fmt": "e4m3",
+    }
+    got = {"fmt": "e4m3"} | quantization
+    for key, value in wanted.items():
+        if got.get(key) != value:
+            raise InvalidInput(
+                f"{path}: quantization_config: {key}: expected {value!r} (fp8 in blocks of 128 x 128, activations "
+                f"quantised as they come), got {got.get(key)!r}"
+            )
+    return Fp8(tuple(quantization.get("modules_to_not_convert") or ()))
+
+
+def require_fp8_device(device: str, capability: tuple[int, int] | None) -> None:
+    """Raises InvalidInput unless the device has fp8 matrix units; `capability` is a CUDA device's, None for others."""
+    if capability is None or capability < FP8_CAPABILITY:
+        what = "which is none" if capability is None else f"which has {capability[0]}.{capability[1]}"
+        raise InvalidInput(
+            f"device: fp8 weights need a CUDA device of compute capability {FP8_CAPABILITY[0]}.{FP8_CAPABILITY[1]} or "
+            f"more, got {device}, {what}; use the model's bf16 checkpoint"
+        )
+
+
 def _refuse_unsupported(raw: dict[str, Any], path: Path) -> str:
     architectures = raw.get("architectures") or []
     known = [name for name in architectures if name in ARCHITECTURES]
     if not known:
         raise InvalidInput(f"{path}: architectures: expected one of {', '.join(ARCHITECTURES)}, got {architectures}")
-    if raw.get("quantization_config"):
-        method = raw["quantization_config"].get("quant_method", "?")
-        raise InvalidInput(f"{path}: quantization_config: quantised weights ({method}) are not supported")
     if raw.get("use_sliding_window") or "sliding_attention" in (raw.get("layer_types") or []):
         raise InvalidInput(f"{path}: use_sliding_window: sliding-window attention is not supported")
     if raw.get("auto_map"):
@@ -145,6 +199,7 @@ def load_model_config(directory: Path) -> ModelConfig:
             moe_intermediate_size=raw["moe_intermediate_size"] if moe else 0,
             norm_topk_prob=bool(raw.get("norm_topk_prob", False)) if moe else False,
             moe_layers=moe_layers,
+            fp8=_fp8(raw, path),
             **_generation(directory, raw),
         )
     except KeyError as error:

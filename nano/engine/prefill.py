@@ -232,7 +232,7 @@ class PrefillSide:
                 job.next_block = after
 
     def on_layer(self, layer: int) -> None:
-        """A layer's K and V are in the pool: posts the group of layers that it completes."""
+        """Posts the group of layers that this one completes, to be read when the runner's stream comes here."""
         group, rest = divmod(layer + 1, self._engine.layout.group_layers)
         if rest == 0:
             for send in self._sends:
@@ -254,6 +254,7 @@ class PrefillSide:
                 tag=job.tag,
                 pieces=(index * self._groups + group).astype(np.int32),
                 timeout=self._engine.config.transfer_lease,
+                stream=self._engine.runner.stream,
             )
         except NanoError as error:  # in the middle of a step: `tick` ends the job
             job.error = error
@@ -262,12 +263,14 @@ class PrefillSide:
 
     def after_step(self, committed: Committed) -> None:
         """Sends first tokens; their source blocks stay pinned until the decode engine has them all."""
+        logprobs = self._engine.sampled.logprobs
         for row, id in enumerate(committed.ids.tolist()):
             job = self._jobs.get(id)
             if job is not None:
                 job.pinned_until = time.monotonic() + self._engine.config.transfer_lease
                 token, cached = int(committed.tokens[row]), int(committed.cached[row])
-                self._comm.reply(job.identity, wire.FirstToken(job.key, token, cached))
+                packed = None if logprobs is None else wire.pack_logprobs([logprobs.row(row)])
+                self._comm.reply(job.identity, wire.FirstToken(job.key, token, cached, packed))
 
     def close(self) -> None:
         self._connector.shutdown(wait=True, cancel_futures=True)

@@ -19,10 +19,11 @@ import msgspec
 from nano import __version__, wire
 from nano.cli import refuse_exposed
 from nano.ctrl import Registration, Registry, connect
+from nano.engine.backend import Progress
 from nano.engine.comm import ClientGone, Comm, EngineLost, FromClient, FromEngine, Incoming
 from nano.engine.config import EngineConfig
 from nano.engine.decode import DecodeSide
-from nano.engine.engine import Engine, Progress
+from nano.engine.engine import Engine
 from nano.engine.inbox import Inbox
 from nano.engine.prefill import PrefillSide
 from nano.transfer import Endpoint
@@ -150,7 +151,6 @@ class EngineServer:
         poll.register(self._inbox.fileno(), select.POLLIN)
         if self.endpoint is not None:
             poll.register(self.endpoint.fileno(), select.POLLIN)
-        scheduler = self.engine.scheduler
         before_step = self._prefill.before_step if self._prefill is not None else None
         on_layer = self._prefill.on_layer if self._prefill is not None else None
         idle = True
@@ -166,7 +166,7 @@ class EngineServer:
             if self._prefill is not None:
                 self._prefill.tick(now)
             idle = True
-            if scheduler.has_work():
+            if self.engine.has_work():
                 committed = self.engine.step(before_step, on_layer)
                 if committed is not None:
                     idle = False

@@ -55,7 +55,8 @@ class Answer:
         self.response = error.status, error.headers(), error.body()
 
     def _message(self, choice: Choice) -> dict[str, Any]:
-        text = choice.take().decode()
+        data = choice.take()
+        text = data.decode()
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         calls: list[Call] = []
         if self._tools:
@@ -67,8 +68,14 @@ class Answer:
                 for call in calls
             ]
         reason = finish_reason(choice, bool(calls))
-        return {"index": choice.index, "message": message, "logprobs": None, "finish_reason": reason}
+        logprobs = self._logprobs(choice, len(data))
+        return {"index": choice.index, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
     def _text(self, choice: Choice) -> dict[str, Any]:
-        text = choice.take().decode()
-        return {"index": choice.index, "text": text, "logprobs": None, "finish_reason": finish_reason(choice, False)}
+        data = choice.take()
+        logprobs, reason = self._logprobs(choice, len(data)), finish_reason(choice, False)
+        return {"index": choice.index, "text": data.decode(), "logprobs": logprobs, "finish_reason": reason}
+
+    def _logprobs(self, choice: Choice, size: int) -> msgspec.Raw:
+        report = self._generation.reports.get(choice.index)
+        return msgspec.Raw(b"null" if report is None else report.take(size, last=not choice.stopped))

@@ -2,7 +2,8 @@
 
 https://platform.openai.com/docs/api-reference/chat/create and …/completions/create. A documented field that is not
 served is declared here as well, so that its neutral value passes and any other is refused by name. Besides OpenAI's
-fields there are top_k, min_tokens, ignore_eos, stop_token_ids (as in other open servers) and chat_template_kwargs.
+fields there are top_k, min_p, repetition_penalty, min_tokens, ignore_eos, stop_token_ids (as in other open servers) and
+chat_template_kwargs.
 """
 
 from __future__ import annotations
@@ -15,16 +16,21 @@ import msgspec
 from msgspec import UNSET, Meta
 
 from nano.router.errors import ApiError, invalid, unsupported
+from nano.sampling import MAX_LOGPROBS
 
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 1024
 MAX_CHOICES = 128
+MAX_BIASES = 1024
 
 Positive = Annotated[int, Meta(ge=1)]
 Temperature = Annotated[float, Meta(ge=0.0, le=2.0)]
 TopP = Annotated[float, Meta(gt=0.0, le=1.0)]
 Count = Annotated[int, Meta(ge=1, le=MAX_CHOICES)]
 NotNegative = Annotated[int, Meta(ge=0)]
+Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
+Bias = Annotated[float, Meta(ge=-100.0, le=100.0)]
+Logprobs = Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)]
 Maybe = Any  # a field that is declared only to be refused
 
 
@@ -117,17 +123,20 @@ class _Common(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     min_tokens: NotNegative | None = None
     ignore_eos: bool | None = None
     stop_token_ids: list[int] | None = None
+    min_p: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0.0, le=100.0)] | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    logit_bias: Annotated[dict[int, Bias], Meta(max_length=MAX_BIASES)] | None = None
     user: str | None = None
     metadata: Any = None
-    frequency_penalty: Maybe = UNSET
-    presence_penalty: Maybe = UNSET
-    logit_bias: Maybe = UNSET
-    logprobs: Maybe = UNSET
 
 
 class ChatRequest(_Common, forbid_unknown_fields=True, kw_only=True):
     messages: Annotated[list[Message], Meta(min_length=1)]
     max_completion_tokens: Positive | None = None
+    logprobs: bool | None = None
+    top_logprobs: Logprobs | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -144,13 +153,13 @@ class ChatRequest(_Common, forbid_unknown_fields=True, kw_only=True):
     response_format: Maybe = UNSET
     service_tier: Maybe = UNSET
     store: Maybe = UNSET
-    top_logprobs: Maybe = UNSET
     verbosity: Maybe = UNSET
     web_search_options: Maybe = UNSET
 
 
 class CompletionRequest(_Common, forbid_unknown_fields=True, kw_only=True):
     prompt: str | list[str | int | list[int]]
+    logprobs: Logprobs | bool | None = None
     best_of: Maybe = UNSET
     echo: Maybe = UNSET
     suffix: Maybe = UNSET
@@ -158,10 +167,6 @@ class CompletionRequest(_Common, forbid_unknown_fields=True, kw_only=True):
 
 # The values of unserved fields that ask for nothing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (None, 0),
-    "presence_penalty": (None, 0),
-    "logit_bias": (None, {}),
-    "logprobs": (None, False),
     "audio": (None,),
     "function_call": (None,),
     "functions": (None,),
@@ -172,7 +177,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "response_format": (None, {"type": "text"}),
     "service_tier": (None, "auto", "default"),
     "store": (None, False),
-    "top_logprobs": (None,),
     "verbosity": (None,),
     "web_search_options": (None,),
     "best_of": (None, 1),
@@ -211,7 +215,7 @@ class _Decoder:
 
 
 def _same(value: Any, neutral: Any) -> bool:
-    """Equal as JSON: there 0 is not false (logprobs: 0 asks for something)."""
+    """Equal as JSON: there 0 is not false."""
     return bool(value == neutral) and isinstance(value, bool) == isinstance(neutral, bool)
 
 
@@ -263,6 +267,20 @@ def stops(request: ChatRequest | CompletionRequest) -> tuple[str, ...]:
         if not 0 < len(one) <= MAX_STOP_LENGTH:
             raise invalid(f"stop[{i}]", f"stop[{i}]: expected 1 to {MAX_STOP_LENGTH} characters, got {len(one)}")
     return found
+
+
+def logprobs(request: ChatRequest | CompletionRequest) -> int:
+    """How many of the most probable tokens to report beside each chosen one; -1: report nothing."""
+    asked = request.logprobs
+    if isinstance(request, ChatRequest):
+        if asked:
+            return request.top_logprobs or 0
+        if request.top_logprobs is not None:
+            raise invalid("top_logprobs", "top_logprobs: expected logprobs: true beside it")
+        return -1
+    if asked is True:
+        raise invalid("logprobs", f"logprobs: expected 0 to {MAX_LOGPROBS}, got true")
+    return -1 if asked is None or asked is False else asked
 
 
 class Model(msgspec.Struct):

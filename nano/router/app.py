@@ -26,6 +26,7 @@ from nano.router.api import ChatRequest, CompletionRequest
 from nano.router.config import RouterConfig
 from nano.router.errors import ApiError, invalid
 from nano.router.generation import Generation, new_key
+from nano.router.logprobs import Report
 from nano.router.messages import to_template
 from nano.router.metrics import CONTENT_TYPE, Metrics
 from nano.router.model import Model
@@ -228,7 +229,9 @@ class App:
             for j in range(n):
                 index = i * n + j
                 around: tuple[bytes | None, bytes | None] = (None, None)
-                if frames is not None and not tools:
+                if sampled[j].logprobs >= 0:
+                    generation.reports[index] = Report(model.tokenizer, chat=chat)
+                elif frames is not None and not tools:
                     around = frames.around(index, *(CHAT if chat else COMPLETION))
                 choice = Choice(new_key(), index, generation, model.vocabulary, stops, *around, generation.started)
                 generation.add(choice, route)

@@ -30,6 +30,9 @@ class Owner(Protocol):
     def progress(self, choice: Choice) -> None:
         """The choice has new text, or its end."""
 
+    def report(self, choice: Choice, token: int, logprobs: wire.TokenLogprobs) -> None:
+        """The choice's next token, before `progress` has its text."""
+
 
 class Engine:
     """One engine, connected for as long as it is registered.
@@ -247,7 +250,7 @@ class Engine:
             if isinstance(message, wire.Outputs):
                 self._outputs(message)
                 return True
-        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        except (msgspec.DecodeError, ValueError, IndexError, RecursionError) as error:
             self.garbage += 1
             log.error("engine %s at %s: it sent what is no message: %s", self.name, self.info.address, error)
             self._deliver()
@@ -287,10 +290,19 @@ class Engine:
             self._heard,
             self._touched,
         )
+        if message.logprobs is not None:
+            self._report(message)
         for key, failure in message.failures.items():
             choice = self._live.get(key)
             if choice is not None:
                 choice.failure = failure
+
+    def _report(self, message: wire.Outputs) -> None:
+        keys, tokens = memoryview(message.keys).cast("Q"), memoryview(message.tokens).cast("i")
+        for row, logprobs in wire.unpack_logprobs(message.logprobs):
+            choice = self._live.get(keys[row])
+            if choice is not None and message.finish[row] != wire.STOP:
+                choice.owner.report(choice, tokens[row], logprobs)
 
     def _deliver(self) -> None:
         if not self._touched:

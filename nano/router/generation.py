@@ -12,6 +12,7 @@ from typing import Protocol
 from nano import wire
 from nano.router._text import Choice
 from nano.router.errors import ApiError, from_failure
+from nano.router.logprobs import Report
 from nano.router.view import Route
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class Generation:
     """Owns the choices of one request until it is `done`.
 
     prompt_tokens: of all its prompts. n: choices a prompt. started: when it was submitted, seconds of time.monotonic.
-    first: when its first token came, 0.0 before.
+    first: when its first token came, 0.0 before. reports: of the choices that asked for log-probabilities, by index.
     """
 
     def __init__(self, prompt_tokens: int, n: int) -> None:
@@ -54,6 +55,7 @@ class Generation:
         self.first = 0.0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.choices: list[Choice] = []
+        self.reports: dict[int, Report] = {}
         self.sink: Sink
         self._routes: list[Route] = []
         self._prefilling: list[bool] = []
@@ -75,6 +77,11 @@ class Generation:
                 prefill.load += 1
                 request = wire.Generate(choice.key, prompt, how, prefill.name, prefill.info.address)
             route.decode.submit(choice, request)
+
+    def report(self, choice: Choice, token: int, logprobs: wire.TokenLogprobs) -> None:
+        report = self.reports.get(choice.index)
+        if report is not None:
+            report.add(token, logprobs)
 
     def progress(self, choice: Choice) -> None:
         if self.done.done():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from nano.router.api import ChatRequest, CompletionRequest
+from nano.router.api import ChatRequest, CompletionRequest, logprobs
 from nano.router.errors import invalid
 from nano.router.view import Route
 from nano.wire import Sampling
@@ -43,8 +43,11 @@ def sampling(
     top_k = int(defaults.get("top_k", 0)) if request.top_k is None else request.top_k
     seed = secrets.randbits(64) if request.seed is None else request.seed
     stop_token_ids = tuple(request.stop_token_ids or ())
-    if any(not 0 <= i < route.decode.info.vocab_size for i in stop_token_ids):
-        raise invalid("stop_token_ids", f"stop_token_ids: expected ids below {route.decode.info.vocab_size}")
+    logit_bias = request.logit_bias or {}
+    for name, ids in (("stop_token_ids", stop_token_ids), ("logit_bias", logit_bias)):
+        if any(not 0 <= i < route.decode.info.vocab_size for i in ids):
+            raise invalid(name, f"{name}: expected ids below {route.decode.info.vocab_size}")
+    reported = logprobs(request)
     return [
         Sampling(
             max_tokens=max_tokens,
@@ -55,6 +58,12 @@ def sampling(
             min_tokens=min_tokens,
             ignore_eos=bool(request.ignore_eos),
             stop_token_ids=stop_token_ids,
+            min_p=request.min_p or 0.0,
+            repetition_penalty=1.0 if request.repetition_penalty is None else request.repetition_penalty,
+            presence_penalty=request.presence_penalty or 0.0,
+            frequency_penalty=request.frequency_penalty or 0.0,
+            logit_bias=logit_bias,
+            logprobs=reported,
         )
         for i in range(n)
     ]

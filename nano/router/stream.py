@@ -45,11 +45,11 @@ class Frames:
         prefix = b'%b,"choices":[{"index":%d,%b' % (self._head, index, before)
         return prefix, b'%b,"logprobs":null,"finish_reason":null}]%b' % (after, self._tail)
 
-    def chunk(self, index: int, delta: bytes, reason: str | None) -> bytes:
+    def chunk(self, index: int, delta: bytes, reason: str | None, logprobs: bytes = b"null") -> bytes:
         """delta: the member that carries the news, as `"delta":{…}`."""
         quoted = b"null" if reason is None else b'"%b"' % reason.encode()
-        return b'%b,"choices":[{"index":%d,%b,"logprobs":null,"finish_reason":%b}]%b' % (
-            *(self._head, index, delta, quoted, self._tail),
+        return b'%b,"choices":[{"index":%d,%b,"logprobs":%b,"finish_reason":%b}]%b' % (
+            *(self._head, index, delta, logprobs, quoted, self._tail),
         )
 
     def usage(self, generation: Generation) -> bytes:
@@ -79,14 +79,18 @@ class StreamSink:
         self._around: list[tuple[bytes, bytes]] = []
 
     def parse_tools(self, choices: int) -> None:
-        """The choices bring raw text, in which tool calls are looked for."""
+        """Tool calls are looked for in the choices' text, which comes raw."""
         self._parsers = [Parser() for _ in range(choices)]
         self._calls = [0] * choices
         self._around = [self._frames.around(i, *CHAT) for i in range(choices)]
 
     def advance(self, choice: Choice) -> None:
         data = choice.take()
-        if self._parsers is not None:
+        report = self._generation.reports.get(choice.index)
+        if report is not None:
+            ended = choice.finish != wire.UNFINISHED
+            data = self._reported(choice, data, report.take(len(data), last=ended and not choice.stopped))
+        elif self._parsers is not None:
             data = self._parsed(choice, data.decode())
         if self._transport is None:
             self._transport = self._protocol.response_stream(200, HEADERS)
@@ -118,6 +122,17 @@ class StreamSink:
             return b""
         role = b'"delta":{"role":"assistant","content":""}'
         return b"".join(self._frames.chunk(choice.index, role, None) for choice in self._generation.choices)
+
+    def _reported(self, choice: Choice, text: bytes, logprobs: bytes) -> bytes:
+        """Text, or what it says and calls, with the log-probabilities of its tokens."""
+        if self._parsers is not None:
+            parsed = self._parsed(choice, text.decode())
+            return parsed if logprobs == b"null" else parsed + self._chunk(choice, b"", logprobs)
+        return self._chunk(choice, text, logprobs) if text or logprobs != b"null" else b""
+
+    def _chunk(self, choice: Choice, text: bytes, logprobs: bytes) -> bytes:
+        before, after = CHAT if self._chat else COMPLETION
+        return self._frames.chunk(choice.index, frame(before, text.decode(), after), None, logprobs)
 
     def _parsed(self, choice: Choice, text: str) -> bytes:
         assert self._parsers is not None

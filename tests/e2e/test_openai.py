@@ -249,8 +249,69 @@ def test_an_unknown_field_is_400_and_named(client: openai.OpenAI) -> None:
         client.chat.completions.create(model="demo", messages=SUM, extra_body={"best_off": 2})
     assert caught.value.param == "best_off"
     with pytest.raises(openai.BadRequestError) as caught:
-        client.chat.completions.create(model="demo", messages=SUM, logprobs=True)
-    assert caught.value.param == "logprobs"
+        client.chat.completions.create(model="demo", messages=SUM, store=True)
+    assert caught.value.param == "store"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_logprobs_come_with_the_tokens_of_both_engines(client: openai.OpenAI, stream: bool) -> None:
+    """The first is the prefill engine's, the others are the decode engine's."""
+    messages = said("Repeat: alpha beta gamma")
+    answer = client.chat.completions.create(
+        model="demo", messages=messages, temperature=0, logprobs=True, top_logprobs=3, stream=stream
+    )
+    choices = [chunk.choices[0] for chunk in answer] if stream else [answer.choices[0]]
+    found = [one for choice in choices if choice.logprobs for one in choice.logprobs.content or []]
+    assert "".join(one.token for one in found) == "alpha beta gamma"
+    assert len(found) > 5
+    for one in found:
+        assert -1.0 < one.logprob <= 0.0, "the demo model is sure of what it repeats"
+        assert one.logprob == max(best.logprob for best in one.top_logprobs)
+        assert [best.logprob for best in one.top_logprobs] == sorted(
+            (b.logprob for b in one.top_logprobs), reverse=True
+        )
+        assert len({best.token for best in one.top_logprobs}) == 3
+
+
+def test_completions_have_logprobs_as_columns(client: openai.OpenAI) -> None:
+    prompt = "<|im_start|>user\nRepeat: alpha beta<|im_end|>\n<|im_start|>assistant\n"
+    answer = client.completions.create(model="demo", prompt=prompt, logprobs=2, temperature=0)
+    found = answer.choices[0].logprobs
+    assert found is not None
+    assert found.tokens
+    assert "".join(found.tokens) == answer.choices[0].text
+    assert [len(top) for top in found.top_logprobs or []] == [2] * len(found.tokens)
+    assert len(found.token_logprobs or []) == len(found.text_offset or []) == len(found.tokens)
+
+
+def test_a_bias_forbids_and_forces_tokens(client: openai.OpenAI) -> None:
+    from nano.demo import path
+    from nano.tokenizer import Tokenizer
+
+    two, seven = (str(Tokenizer.from_pretrained(path()).encode(digit)[0]) for digit in "27")
+    forbidden = client.chat.completions.create(model="demo", messages=SUM, temperature=0, logit_bias={two: -100})
+    assert forbidden.choices[0].message.content != "2"
+    forced = client.chat.completions.create(
+        model="demo", messages=SUM, temperature=0, max_tokens=3, logit_bias={seven: 100}
+    )
+    assert forced.choices[0].message.content == "777"
+
+
+@pytest.mark.parametrize("penalty", [{"frequency_penalty": 2.0}, {"extra_body": {"repetition_penalty": 5.0}}])
+def test_a_penalty_breaks_a_repetition(client: openai.OpenAI, penalty: dict[str, Any]) -> None:
+    def text(**more: Any) -> str:
+        answer = client.completions.create(model="demo", prompt="hello", temperature=0, max_tokens=12, **more)
+        return answer.choices[0].text
+
+    assert text() == "hel" * 12, "the demo model repeats itself on what is no chat"
+    assert not text(**penalty).endswith("hel")
+
+
+def test_min_p_of_1_is_greedy(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="demo", messages=SUM, temperature=2.0, seed=4, extra_body={"min_p": 1}
+    )
+    assert answer.choices[0].message.content == "2"
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -303,6 +303,123 @@ def metric(system: System, name: str) -> float:
     return next(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name + " "))
 
 
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+def test_sampling_parameters_reach_the_engine(system: System, path: str) -> None:
+    asked: dict[str, Any] = {
+        "temperature": 0.5, "top_p": 0.9, "top_k": 7, "min_p": 0.05, "repetition_penalty": 1.1,
+        "presence_penalty": -0.5, "frequency_penalty": 1.5, "seed": 11, "min_tokens": 2,
+    }  # fmt: skip
+    prompt = {"messages": HI} if path.startswith("chat") else {"prompt": "x"}
+    body = {"model": "demo", **prompt, **asked, "logit_bias": {"7": 1.5, "300": -100}, "n": 2}
+    assert system.http.post(f"/v1/{path}", json=body).status_code == 200
+    for i, request in enumerate(system.stub.requests):
+        assert request.sampling.logit_bias == {7: 1.5, 300: -100.0}
+        assert request.sampling.logprobs == -1
+        for name, value in asked.items():
+            assert getattr(request.sampling, name) == (value + i if name == "seed" else value)
+
+
+# --- log-probabilities ------------------------------------------------------------------------------------------------
+
+
+def content(chunks: list[Any]) -> list[Any]:
+    return [one for chunk in chunks if chunk.choices[0].logprobs for one in chunk.choices[0].logprobs.content]
+
+
+def expect_tokens(system: System, found: list[Any], top: int) -> None:
+    """The log-probabilities that the stub makes up, for each token of TEXT."""
+    table, tokens = system.tokenizer.id_to_bytes, list(system.script.tokens)
+    assert b"".join(bytes(one.bytes) for one in found) == TEXT.encode()
+    assert [bytes(one.bytes) for one in found] == [table[token] for token in tokens]
+    assert [one.token for one in found] == [table[token].decode(errors="replace") for token in tokens]
+    assert {one.logprob for one in found} == {-0.5}
+    for one, token in zip(found, tokens, strict=True):
+        assert [best.logprob for best in one.top_logprobs] == [-0.5 - i for i in range(top)]
+        assert all(bytes(best.bytes or []) == table[token + i] for i, best in enumerate(one.top_logprobs))
+        assert all(best.token for best in one.top_logprobs), "special tokens have their name"
+
+
+@pytest.mark.parametrize("top", [0, 3])
+def test_a_chat_brings_the_logprobs_of_its_tokens(system: System, top: int) -> None:
+    answer = system.client.chat.completions.create(
+        model="demo", messages=HI, logprobs=True, top_logprobs=top or openai.NOT_GIVEN
+    )
+    assert last_sampling(system).logprobs == top
+    assert answer.choices[0].message.content == TEXT
+    assert answer.choices[0].logprobs is not None
+    expect_tokens(system, answer.choices[0].logprobs.content or [], top)
+
+
+@pytest.mark.parametrize("burst", [1, 3, 1000])
+def test_a_stream_brings_logprobs_with_the_text_that_they_are_of(system: System, burst: int) -> None:
+    system.say(TEXT, burst=burst)
+    stream = system.client.chat.completions.create(
+        model="demo", messages=HI, logprobs=True, top_logprobs=2, stream=True
+    )
+    chunks = list(stream)
+    expect_tokens(system, content(chunks), 2)
+    said = sent = b""
+    for chunk in chunks:
+        said += (chunk.choices[0].delta.content or "").encode()
+        sent += b"".join(bytes(one.bytes) for one in content([chunk]))
+        assert sent.startswith(said) if b"\xef\xbf\xbd" not in said else True
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == TEXT
+    assert chunks[-1].choices[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("burst", [1, 1000])
+def test_tokens_of_a_stop_string_have_no_logprobs(system: System, stream: bool, burst: int) -> None:
+    system.say(TEXT, burst=burst)
+    answer = system.client.chat.completions.create(
+        model="demo", messages=HI, logprobs=True, stop=["quot"], stream=stream
+    )
+    chunks = list(answer) if stream else [answer]
+    text = TEXT[: TEXT.index("quot")].encode()
+    found = [bytes(one.bytes) for one in content(chunks)]
+    assert b"".join(found).startswith(text)
+    assert len(b"".join(found[:-1])) < len(text), "the last token begins in the text"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_completion_brings_logprobs_as_columns(system: System, stream: bool) -> None:
+    system.say("Hello, world")
+    answer = system.client.completions.create(model="demo", prompt="x", logprobs=2, stream=stream, max_tokens=100)
+    found = [chunk.choices[0].logprobs for chunk in (answer if stream else [answer]) if chunk.choices[0].logprobs]
+    tokens = [token for one in found for token in one.tokens or []]
+    assert "".join(tokens) == "Hello, world"
+    assert [value for one in found for value in one.token_logprobs or []] == [-0.5] * len(tokens)
+    offsets = [offset for one in found for offset in one.text_offset or []]
+    assert offsets == [len("".join(tokens[:i])) for i in range(len(tokens))]
+    for token, top in zip(tokens, [top for one in found for top in one.top_logprobs or []], strict=True):
+        assert top[token] == -0.5
+        assert sorted(top.values()) == [-1.5, -0.5]
+
+
+def test_a_completion_without_alternatives_has_those_of_its_tokens_alone(system: System) -> None:
+    answer = system.client.completions.create(model="demo", prompt="x", logprobs=0, max_tokens=3)
+    assert answer.choices[0].logprobs is not None
+    assert answer.choices[0].logprobs.token_logprobs == [-0.5] * 3
+    assert answer.choices[0].logprobs.top_logprobs is None
+    assert system.client.completions.create(model="demo", prompt="x").choices[0].logprobs is None
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_tool_call_has_logprobs_too(system: System, stream: bool) -> None:
+    system.say(CALL, burst=4)
+    answer = system.client.chat.completions.create(model="demo", messages=HI, tools=TOOLS, logprobs=True, stream=stream)
+    chunks = list(answer) if stream else [answer]
+    assert b"".join(bytes(one.bytes) for one in content(chunks)) == CALL.encode()
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
+def test_choices_have_their_own_logprobs(system: System) -> None:
+    answer = system.client.chat.completions.create(model="demo", messages=HI, n=2, logprobs=True)
+    for choice in answer.choices:
+        assert choice.logprobs is not None
+        expect_tokens(system, choice.logprobs.content or [], 0)
+
+
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
@@ -318,9 +435,15 @@ def post(system: System, path: str = "/v1/chat/completions", **body: Any) -> tup
     ("body", "param"),
     [
         ({"nonsense": 1}, "nonsense"),
-        ({"logprobs": True}, "logprobs"),
-        ({"logit_bias": {"1": 2}}, "logit_bias"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty"),
+        ({"logprobs": 1}, "logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"logit_bias": {"1": 101}}, "logit_bias[...]"),
+        ({"logit_bias": {"512": 1}}, "logit_bias"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty"),
+        ({"presence_penalty": -2.5}, "presence_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"min_p": 1.5}, "min_p"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"parallel_tool_calls": False}, "parallel_tool_calls"),
         ({"reasoning_effort": "low"}, "reasoning_effort"),
@@ -366,7 +489,9 @@ def test_a_chat_that_is_not_served_is_refused_by_the_fields_name(
     ("body", "param"),
     [
         ({"prompt": "x", "echo": True}, "echo"),
-        ({"prompt": "x", "logprobs": 0}, "logprobs"),
+        ({"prompt": "x", "logprobs": True}, "logprobs"),
+        ({"prompt": "x", "logprobs": 21}, "logprobs"),
+        ({"prompt": "x", "top_logprobs": 2}, "top_logprobs"),
         ({"prompt": "x", "best_of": 2}, "best_of"),
         ({"prompt": "x", "suffix": "y"}, "suffix"),
         ({"prompt": "x", "messages": HI}, "messages"),

@@ -2,14 +2,15 @@
 
 A token's KV is a hash of the token and of the KV before it, read through the block table, and the next token is a
 function of the last KV: a wrong slot, table, position, prefix hit or a block reused too early changes the output.
+Steps are executed at any time between their schedule and their commit, on the arrays as they are then.
 """
 
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -90,6 +91,8 @@ class Job:
     finish: int
     state: str  # gated, queued, reserved, held
     outputs: list[int] = field(default_factory=list)
+    cached: int = -1
+    void: list[int] = field(default_factory=list)  # sampled for it after its end
 
     def tokens(self) -> list[int]:
         return self.spec.prompt + self.outputs
@@ -106,6 +109,21 @@ class Setup:
     max_reserved: float = 0.3
     prefix_caching: bool = True
     hash_bits: int = 64
+    depth: int = 1
+
+
+@dataclass
+class Step:
+    """A step under way."""
+
+    batch: Batch
+    jobs: list[Job]  # one a row
+    before: Step | None
+    samples: list[int] | None = None  # once it was executed
+
+    def blocks(self, row: int, size: int) -> set[int]:
+        """What a row touches."""
+        return set(self.batch.block_tables[row, : -(-int(self.batch.context_lens[row]) // size)].tolist())
 
 
 class ToyEngine:
@@ -120,13 +138,12 @@ class ToyEngine:
             setup.max_model_len,
             watermark=setup.watermark,
             max_reserved=setup.max_reserved,
+            depth=setup.depth,
         )
         self.cache: list[int | None] = [None] * (setup.num_blocks * setup.block_size)
         self.jobs: dict[int, Job] = {}
-        self.batch: Batch | None = None
-        self.rows: list[int] = []  # ids of the step under way, as scheduled
-        self.salts: list[int] = []
-        self.aborted: set[int] = set()  # since schedule
+        self.flight: deque[Step] = deque()
+        self.voids = 0
         self.finished = 0
 
     def add(self, spec: Spec) -> bool:
@@ -158,6 +175,7 @@ class ToyEngine:
         assert first * size < len(spec.prompt)
         assert first + len(blocks) == -(-len(spec.prompt) // size)
         assert self.scheduler.block_table(spec.id)[first:].tolist() == blocks.tolist()
+        assert not set(blocks.tolist()) & self.touched(), "granted blocks of a step under way"
         for position, state in list(enumerate(states(spec.salt, spec.prompt)))[first * size :]:
             self.cache[blocks[position // size - first] * size + position % size] = state
         return True
@@ -185,58 +203,97 @@ class ToyEngine:
         assert self.scheduler.abort(id)
         assert not self.scheduler.abort(id)
         del self.jobs[id]
-        self.aborted.add(id)
 
     def release(self, id: int) -> None:
         self.verify_cache(id, len(self.jobs[id].tokens()) - 1)
         self.scheduler.release(id)
         del self.jobs[id]
 
+    def touched(self, but: Job | None = None) -> set[int]:
+        """Blocks that steps under way touch for any job but that one."""
+        return {
+            block
+            for step in self.flight
+            for row, job in enumerate(step.jobs)
+            if job is not but
+            for block in step.blocks(row, self.setup.block_size)
+        }
+
+    def pending(self, job: Job) -> int:
+        return sum(step.jobs[seq] is job for step in self.flight for seq in step.batch.sample_seqs.tolist())
+
     def schedule(self) -> bool:
         """False when nothing can run."""
-        self.batch = self.scheduler.schedule()
-        self.aborted.clear()
-        if self.batch is None:
+        batch = self.scheduler.schedule()
+        if batch is None:
             stats = self.scheduler.stats()
-            assert not self.scheduler.has_work() or stats["reserved"] + stats["held"] > 0, "stuck"
+            assert self.flight or not self.scheduler.has_work() or stats["reserved"] + stats["held"] > 0, "stuck"
             return False
-        self.rows = self.batch.ids.tolist()
-        self.salts = [self.jobs[id].spec.salt for id in self.rows]
-        self.check_batch(self.batch)
+        step = Step(batch, [self.jobs[id] for id in batch.ids.tolist()], self.flight[-1] if self.flight else None)
+        self.check_batch(step)
+        self.flight.append(step)
+        assert self.scheduler.in_flight == len(self.flight)
         return True
 
-    def check_batch(self, batch: Batch) -> None:
+    def check_batch(self, step: Step) -> None:
+        batch, size, rows = step.batch, self.setup.block_size, step.batch.ids.tolist()
         queries = np.diff(batch.cu_query)
-        assert len(set(self.rows)) == batch.num_seqs <= self.setup.max_num_seqs
+        assert len(set(rows)) == batch.num_seqs <= self.setup.max_num_seqs
         assert batch.cu_query[0] == 0
         assert batch.cu_query[-1] == batch.num_tokens == queries.sum() <= self.setup.budget
         assert (queries > 0).all()
-        widths = [-(-int(n) // self.setup.block_size) for n in batch.context_lens]
+        widths = [-(-int(n) // size) for n in batch.context_lens]
         assert batch.block_tables.shape == (batch.num_seqs, max(widths))
-        for row, id in enumerate(self.rows):
+        for row, (id, job) in enumerate(zip(rows, step.jobs, strict=True)):
             table = batch.block_tables[row]
             assert table[: widths[row]].tolist() == self.scheduler.block_table(id).tolist()
             assert not table[widths[row] :].any()
-            assert self.scheduler.num_computed(id) == batch.context_lens[row] - queries[row]
-        sampling = [seq for seq, id in enumerate(self.rows) if batch.context_lens[seq] == len(self.jobs[id].tokens())]
+            under_way = sum(
+                int(np.diff(earlier.batch.cu_query)[at])
+                for earlier in self.flight
+                for at, other in enumerate(earlier.jobs)
+                if other is job
+            )
+            begin, end = batch.cu_query[row : row + 2]
+            assert self.scheduler.num_computed(id) + under_way == batch.context_lens[row] - queries[row]
+            assert not set((batch.slots[begin:end] // size).tolist()) & self.touched(but=job), "written under a step"
+            for at in range(begin, end):
+                position, source = int(batch.positions[at]), int(batch.token_sources[at])
+                if position < len(job.tokens()):
+                    assert (source, int(batch.token_ids[at])) == (-1, job.tokens()[position])
+                else:
+                    before = self.flight[-1]
+                    assert before.jobs[before.batch.sample_seqs[source]] is job
+                    assert position == before.batch.sample_positions[source]
+            assert batch.context_lens[row] < min(len(job.spec.prompt) + job.spec.max_tokens, self.setup.max_model_len)
+        sampling = [
+            seq for seq, job in enumerate(step.jobs) if batch.context_lens[seq] == len(job.tokens()) + self.pending(job)
+        ]
         assert batch.sample_seqs.tolist() == sampling
         assert batch.sample_rows.tolist() == [batch.cu_query[seq + 1] - 1 for seq in sampling]
         assert batch.sample_positions.tolist() == [batch.context_lens[seq] for seq in sampling]
-        assert batch.seeds.tolist() == [self.rows[seq] for seq in sampling]
-        assert batch.temperature.tolist() == [self.rows[seq] % 3 for seq in sampling]
+        assert batch.seeds.tolist() == [rows[seq] for seq in sampling]
+        assert batch.temperature.tolist() == [rows[seq] % 3 for seq in sampling]
 
-    def run(self) -> None:
-        """The forward pass of the step under way, and its commit."""
-        batch, size = self.batch, self.setup.block_size
-        assert batch is not None
+    def execute(self) -> None:
+        """The forward pass of the oldest step that has not had it."""
+        step = next((step for step in self.flight if step.samples is None), None)
+        if step is None:
+            return
+        batch, size = step.batch, self.setup.block_size
         last: list[int] = []
-        for row in range(batch.num_seqs):
+        for row, job in enumerate(step.jobs):
             table = batch.block_tables[row]
             state = 0
             for at in range(batch.cu_query[row], batch.cu_query[row + 1]):
                 token, position, slot = int(batch.token_ids[at]), int(batch.positions[at]), int(batch.slots[at])
+                source = int(batch.token_sources[at])
+                if source >= 0:
+                    assert step.before is not None
+                    assert step.before.samples is not None
+                    token = step.before.samples[source]
                 assert slot == table[position // size] * size + position % size
-                before = root(self.salts[row])
+                before = root(job.spec.salt)
                 if position > 0:
                     read = self.cache[table[(position - 1) // size] * size + (position - 1) % size]
                     assert read is not None
@@ -244,28 +301,44 @@ class ToyEngine:
                 state = kv(before, token)
                 self.cache[slot] = state
             last.append(state)
-            if self.rows[row] not in self.aborted:
-                self.verify_cache(self.rows[row], int(batch.context_lens[row]))
-        tokens = np.array([next_token(last[seq]) for seq in batch.sample_seqs], np.int32)
-        expected_ids = [self.rows[seq] for seq in batch.sample_seqs]
-        committed = self.scheduler.commit(tokens)
-        self.batch = None
-        assert committed.ids.tolist() == expected_ids
-        assert committed.tokens.tolist() == tokens.tolist()
-        for id, index, token, finish, cached in zip(
-            expected_ids,
+        step.samples = [next_token(last[seq]) for seq in batch.sample_seqs]
+        step.before = None
+
+    def run(self) -> None:
+        """The commit of the oldest step under way."""
+        step = self.flight[0]
+        if step.samples is None:
+            self.execute()
+        tokens, batch, size = step.samples, step.batch, self.setup.block_size
+        assert tokens is not None
+        for row, job in enumerate(step.jobs):  # of those that ended as well
+            count, table = int(batch.context_lens[row]), batch.block_tables[row]
+            known = job.tokens() + job.void
+            expected = states(job.spec.salt, known[:count])
+            assert [self.cache[table[i // size] * size + i % size] for i in range(count)] == expected
+        jobs = [step.jobs[seq] for seq in batch.sample_seqs.tolist()]
+        committed = self.scheduler.commit(np.array(tokens, np.int32))
+        self.flight.popleft()
+        assert committed.ids.tolist() == [job.spec.id for job in jobs]
+        assert committed.tokens.tolist() == tokens
+        columns = zip(
+            jobs,
             committed.indices.tolist(),
             committed.tokens.tolist(),
             committed.finish.tolist(),
             committed.cached.tolist(),
             strict=True,
-        ):
-            if id in self.aborted:
+        )
+        for job, index, token, finish, cached in columns:
+            if self.jobs.get(job.spec.id) is not job or job.state == "held":
                 assert finish == 3
+                job.void.append(token)
+                self.voids += len(job.outputs) == len(job.answer)
                 continue
-            job = self.jobs[id]
             assert 0 <= cached < len(job.spec.prompt) + len(job.outputs)
             assert cached % size == 0
+            assert job.cached in (-1, cached)
+            job.cached = cached
             self.emitted(job, index, token, finish)
 
     def emitted(self, job: Job, index: int, token: int, finish: int) -> None:
@@ -289,13 +362,18 @@ class ToyEngine:
         expected = states(job.spec.salt, job.tokens()[:count])
         assert [self.cache[table[i // size] * size + i % size] for i in range(count)] == expected
 
+    def advance(self) -> None:
+        """As an engine's loop does: as many steps under way as may be, then the oldest one's commit."""
+        while len(self.flight) < self.setup.depth and self.schedule():
+            pass
+        if self.flight:
+            self.run()
+
     def of(self, *wanted: str) -> list[int]:
         return [id for id, job in self.jobs.items() if job.state in wanted]
 
     def drain(self) -> None:
         """Everything left ends, in bounded steps, and nothing is held afterwards."""
-        if self.batch is not None:
-            self.run()
         bound = 50 + sum(4 * len(job.spec.prompt) + 4 * len(job.answer) for job in self.jobs.values()) * 4
         for _ in range(bound):
             for id in self.of("held"):
@@ -303,11 +381,12 @@ class ToyEngine:
             for id in self.of("reserved"):
                 self.activate(id)
             self.open()
-            if self.schedule():
-                self.run()
+            self.advance()
             if not self.jobs:
                 break
             self.check()
+        while self.flight:
+            self.run()
         assert not self.jobs, f"unfinished after {bound} steps: {self.jobs}"
         assert not self.scheduler.has_work()
         assert self.pool.num_free == self.pool.num_blocks
@@ -356,6 +435,7 @@ SETUPS = st.builds(
     max_reserved=st.sampled_from([0.0, 0.3, 0.8]),
     prefix_caching=st.sampled_from([True, True, False]),
     hash_bits=st.sampled_from([64, 3, 0]),
+    depth=st.sampled_from([1, 2, 2]),
 )
 
 
@@ -401,21 +481,23 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.engine.pool.clear()
 
     @rule()
-    @precondition(lambda self: self.engine.batch is None)
+    @precondition(lambda self: len(self.engine.flight) < self.engine.setup.depth)
     def schedule(self) -> None:
         self.engine.schedule()
 
     @rule()
-    @precondition(lambda self: self.engine.batch is not None)
+    def execute(self) -> None:
+        self.engine.execute()
+
+    @rule()
+    @precondition(lambda self: self.engine.flight)
     def run(self) -> None:
         self.engine.run()
 
     @rule(steps=st.integers(1, 8))
-    @precondition(lambda self: self.engine.batch is None)
     def run_steps(self, steps: int) -> None:
         for _ in range(steps):
-            if self.engine.schedule():
-                self.engine.run()
+            self.engine.advance()
 
     @invariant()
     def holds(self) -> None:
@@ -460,22 +542,59 @@ def workloads(count: int) -> Iterator[tuple[Setup, list[Spec], random.Random]]:
         yield setup, specs, draw
 
 
-def test_random_workloads_meet_every_hazard_and_answer_as_if_alone() -> None:
+@pytest.mark.parametrize("depth", [1, 2])
+def test_random_workloads_meet_every_hazard_and_answer_as_if_alone(depth: int) -> None:
     met: Counter[str] = Counter()
     finished = 0
     for setup, specs, draw in workloads(300):
-        engine = ToyEngine(setup)
+        engine = ToyEngine(replace(setup, depth=depth))
         for spec in specs:
             if draw.random() < 0.2:
                 met["reservations"] += engine.reserve(spec)
             else:
                 engine.add(spec)
-            if engine.schedule():
-                engine.run()
+            engine.advance()
             engine.check()
         engine.drain()
         met.update({key: value for key, value in engine.scheduler.stats().items() if value})
+        met["voids"] += engine.voids
         finished += engine.finished
     assert finished > 1500
     for hazard in ("preemptions", "prefix_hit_tokens", "split_chunks", "reservations"):
         assert met[hazard] >= 100, met
+    assert (met["voids"] >= 100) == (depth == 2), met
+
+
+def test_steps_one_behind_are_those_of_strict_alternation_where_nothing_depends_on_when() -> None:
+    """Requests one after the other, nothing evicted: the same tokens, finishes and cached counts."""
+    for setup, specs, _ in workloads(100):
+        setup = replace(setup, num_blocks=500)
+        runs = []
+        for depth in (1, 2):
+            engine = ToyEngine(replace(setup, depth=depth))
+            jobs = []
+            for spec in specs:
+                if engine.add(spec):
+                    jobs.append(engine.jobs[spec.id])
+                    engine.drain()
+            runs.append([(job.outputs, job.finish, job.cached) for job in jobs])
+        assert runs[0] == runs[1]
+
+
+def test_strict_alternation_gives_the_same_batches_at_either_depth() -> None:
+    for setup, specs, _ in workloads(100):
+        runs = []
+        for depth in (1, 2):
+            engine = ToyEngine(replace(setup, depth=depth))
+            trace = []
+            for spec in specs * 3:
+                if spec.id not in engine.jobs:
+                    engine.add(spec)
+                if engine.schedule():
+                    batch = engine.flight[0].batch
+                    arrays = (batch.ids, batch.token_ids, batch.slots, batch.block_tables, batch.preempted)
+                    trace.append([array.tolist() for array in arrays])
+                    engine.run()
+            engine.drain()
+            runs.append(trace)
+        assert runs[0] == runs[1]

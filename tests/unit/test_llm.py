@@ -5,13 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import psutil
 import pytest
-from reference import judge
+import torch
+from reference import judge, load
+from sampling_model import penalized
 
 from nano import LLM, SamplingParams
 from nano.errors import Closed, InvalidInput, PeerLost
+from nano.llm import RequestOutput
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
 PROMPTS = [[1, 2, 3], list(range(40, 90)), [7] * 5]
@@ -96,6 +101,95 @@ def test_a_seed_decides_sampled_tokens(llm: LLM) -> None:
     assert len({tuple(tokens(seed)) for seed in range(4)}) > 1
 
 
+PENALTIES = {
+    "repetition": SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True, repetition_penalty=1.3),
+    "presence": SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True, presence_penalty=1.5),
+    "frequency": SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True, frequency_penalty=-0.8),
+    "bias": SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True, logit_bias={7: 1.0, 9: -100.0, 300: 0.5}),
+    "all": SamplingParams(
+        temperature=0.0, max_tokens=12, ignore_eos=True, repetition_penalty=0.7, presence_penalty=0.3,
+        frequency_penalty=0.2, logit_bias={7: 1.0}, logprobs=3,
+    ),
+}  # fmt: skip
+
+
+def expect_penalized(path: Path, prompt: list[int], output: RequestOutput, params: SamplingParams) -> None:
+    """Each token is the float64 reference's best one after bias and penalties; nearer than a tie, either is right."""
+    tokens = output.token_ids
+    with torch.inference_mode():
+        rows = load(path)(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1].double().numpy()
+    for i, (row, token) in enumerate(zip(rows, tokens, strict=True)):
+        biased = row.copy()
+        for id, bias in params.logit_bias.items():
+            biased[id] += bias
+        x = penalized(
+            biased, prompt, tokens[:i], params.repetition_penalty, params.presence_penalty, params.frequency_penalty
+        )
+        assert x.max() - x[token] < 1e-4 * row.std(), f"token {i}: expected {x.argmax()}, got {token}"
+        if output.logprobs is not None:
+            expected = row - np.log(np.exp(row - row.max()).sum()) - row.max()
+            best = np.argsort(-row, kind="stable")[: params.logprobs]
+            assert set(best) <= set(output.logprobs[i]) <= {*best, token}
+            for id, value in output.logprobs[i].items():
+                assert value == pytest.approx(expected[id], abs=1e-3)
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_penalties_and_bias_decide_as_the_reference_says(llm: LLM, tiny: Path, name: str) -> None:
+    params = PENALTIES[name]
+    plain = llm.generate(PROMPTS, GREEDY)
+    outputs = llm.generate(PROMPTS, params)
+    for prompt, output in zip(PROMPTS, outputs, strict=True):
+        expect_penalized(tiny, prompt, output, params)
+    assert outputs != plain, "the penalty changed nothing"
+
+
+def test_requests_with_and_without_penalties_share_a_step(llm: LLM) -> None:
+    each = [*PENALTIES.values(), GREEDY]
+    alone = [llm.generate([PROMPTS[0]], params)[0] for params in each]
+    assert llm.generate([PROMPTS[0]] * len(each), each) == alone
+
+
+def test_logprobs_stand_beside_every_token(llm: LLM, tiny: Path) -> None:
+    for count in (0, 5):
+        params = SamplingParams(temperature=1.5, seed=3, max_tokens=12, ignore_eos=True, logprobs=count)
+        output = llm.generate([PROMPTS[1]], params)[0]
+        assert output.logprobs is not None
+        assert len(output.logprobs) == len(output.token_ids) == 12
+        for token, found in zip(output.token_ids, output.logprobs, strict=True):
+            assert token in found
+            assert count <= len(found) <= count + 1
+            assert list(found.values())[:count] == sorted(found.values(), reverse=True)[:count]
+    assert llm.generate([PROMPTS[1]], GREEDY)[0].logprobs is None
+
+
+def test_min_p_of_1_is_greedy_at_any_temperature(llm: LLM) -> None:
+    params = SamplingParams(temperature=2.0, seed=5, max_tokens=12, ignore_eos=True, min_p=1.0)
+    assert llm.generate(PROMPTS, params) == llm.generate(PROMPTS, GREEDY)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"min_p": -0.1}, "min_p"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty"),
+        ({"presence_penalty": 2.1}, "presence_penalty"),
+        ({"frequency_penalty": float("nan")}, "frequency_penalty"),
+        ({"logit_bias": {1: 101.0}}, "logit_bias"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"logprobs": -1}, "logprobs"),
+    ],
+)
+def test_sampling_out_of_range_is_refused_by_name(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(InvalidInput, match=named):
+        SamplingParams(**options)
+
+
+def test_a_bias_of_an_id_that_the_model_lacks_is_refused(llm: LLM) -> None:
+    with pytest.raises(InvalidInput, match=r"logit_bias: .*100000"):
+        llm.generate([PROMPTS[0]], SamplingParams(logit_bias={100_000: 1.0}))
+
+
 def test_the_progress_bar_changes_nothing(llm: LLM, capsys: pytest.CaptureFixture[str]) -> None:
     assert llm.generate(PROMPTS, GREEDY, progress=True) == llm.generate(PROMPTS, GREEDY)
     captured = capsys.readouterr()
@@ -149,6 +243,8 @@ def test_prefill_and_decode_apart_give_the_same_tokens(llm: LLM, tiny: Path) -> 
     with LLM(str(tiny), disaggregated=True, kvcache_block_size=16, local_prefill_tokens=0) as pair:
         assert pair.max_model_len == llm.max_model_len
         assert pair.generate(PROMPTS, GREEDY) == alone
+        for params in PENALTIES.values():  # over the first token, which the prefill engine samples, too
+            assert pair.generate(PROMPTS, params) == llm.generate(PROMPTS, params)
         with pytest.raises(InvalidInput, match="100000"):
             pair.generate([[100_000]], GREEDY)
         assert pair.generate([PROMPTS[1]], GREEDY, progress=True) == [alone[1]]

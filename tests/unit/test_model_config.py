@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from nano.demo.random_checkpoint import make_checkpoint
-from nano.engine.model_config import Rope, load_model_config
+from nano.engine.model_config import Rope, load_model_config, require_fp8_device
 from nano.engine.rope import inverse_frequencies
 from nano.errors import InvalidInput
+
+FP8 = {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic", "fmt": "e4m3"}
 
 
 @pytest.fixture
@@ -37,7 +39,11 @@ def test_fields_are_those_of_the_checkpoint(directory: Path) -> None:
     ("fields", "named"),
     [
         ({"architectures": ["LlamaForCausalLM"]}, "architectures"),
-        ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quant_method.*'gptq'"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "weight_block_size.*None"),
+        ({"quantization_config": FP8 | {"weight_block_size": [64, 64]}}, "weight_block_size.*64"),
+        ({"quantization_config": FP8 | {"activation_scheme": "static"}}, "activation_scheme.*'static'"),
+        ({"quantization_config": FP8 | {"fmt": "e5m2"}}, "fmt.*'e5m2'"),
         ({"use_sliding_window": True}, "use_sliding_window"),
         ({"auto_map": {"AutoModel": "x.Y"}}, "auto_map"),
         ({"rope_scaling": {"rope_type": "longrope", "factor": 2}}, "rope_scaling"),
@@ -50,6 +56,35 @@ def test_unsupported_is_refused_by_name(directory: Path, fields: dict[str, Any],
     edit(directory, **fields)
     with pytest.raises(InvalidInput, match=named):
         load_model_config(directory)
+
+
+def test_fp8_blocks_name_their_weights_and_scales(directory: Path) -> None:
+    kept = ["lm_head", "model.layers.0.mlp.gate", "model.layers.1.self_attn"]
+    edit(directory, quantization_config=FP8 | {"modules_to_not_convert": kept})
+    fp8 = load_model_config(directory).fp8
+    assert fp8 is not None
+    converted = {
+        "model.layers.0.mlp.gate_proj.weight": True,
+        "model.layers.0.self_attn.q_proj.weight": True,
+        "model.layers.0.mlp.experts.7.down_proj.weight": True,
+        "model.layers.10.self_attn.q_proj.weight": True,
+        "model.layers.1.self_attn.q_proj.weight": False,
+        "model.layers.0.mlp.gate.weight": False,
+        "model.layers.1.mlp.gate.weight": False,
+        "model.layers.0.input_layernorm.weight": False,
+        "model.embed_tokens.weight": False,
+        "lm_head.weight": False,
+    }
+    assert {name: fp8.converts(name) for name in converted} == converted
+    name = "model.layers.0.mlp.down_proj.weight"
+    assert fp8.scales(name, (4096, 12300)) == (f"{name}_scale_inv", (32, 97))
+
+
+@pytest.mark.parametrize(("device", "capability"), [("cpu", None), ("cuda:0", (8, 9))])
+def test_fp8_is_refused_where_there_are_no_units_for_it(device: str, capability: tuple[int, int] | None) -> None:
+    with pytest.raises(InvalidInput, match=f"fp8.*9.0.*{device}"):
+        require_fp8_device(device, capability)
+    require_fp8_device("cuda:0", (9, 0))
 
 
 def test_a_missing_field_is_named(directory: Path) -> None:

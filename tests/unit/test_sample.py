@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from cpu_arrays import Array, at
+from sampling_model import drawn, kept, penalized, philox, uniform
 
 from nano._core import cpu
-from nano.errors import Internal
+from nano.errors import Internal, InvalidInput
 
 
 @pytest.fixture(scope="module", params=cpu.isas())  # so that its threads are counted before and after each test
 def context(request: pytest.FixtureRequest) -> cpu.Context:
     return cpu.Context(2, request.param)
-
-
-def philox(counter: Sequence[int], key: Sequence[int]) -> list[int]:
-    """Philox4x32-10 (Salmon et al., 2011)."""
-    x, k = list(counter), list(key)
-    for _ in range(10):
-        a, b = x[0] * 0xD2511F53, x[2] * 0xCD9E8D57
-        x = [(b >> 32) ^ x[1] ^ k[0], b & 0xFFFFFFFF, (a >> 32) ^ x[3] ^ k[1], a & 0xFFFFFFFF]
-        k = [(k[0] + 0x9E3779B9) & 0xFFFFFFFF, (k[1] + 0xBB67AE85) & 0xFFFFFFFF]
-    return x
-
-
-def uniform(seed: int, position: int) -> float:
-    word = philox([position, 0, 0, 0], [seed & 0xFFFFFFFF, seed >> 32])
-    return ((word[0] >> 5) * 2**26 + (word[1] >> 6)) / 2**53
 
 
 def sample(
@@ -41,6 +26,8 @@ def sample(
     top_k: int | Array = 0,
     seeds: int | Array = 0,
     positions: int | Array = 0,
+    min_p: float | Array = 0.0,
+    **more: object,
 ) -> Array:
     rows, vocab = logits.shape
 
@@ -49,24 +36,12 @@ def sample(
 
     t, p, k = full(temperature, np.float32), full(top_p, np.float32), full(top_k, np.int32)
     s, at_position = full(seeds, np.uint64), full(positions, np.int32)
+    m = full(min_p, np.float32)
     out = np.full(rows, -1, np.int32)
-    cpu.sample(context, at(logits), rows, vocab, at(t), at(p), at(k), at(s), at(at_position), at(out))
+    cpu.sample(
+        context, at(logits), rows, vocab, at(t), at(p), at(k), at(s), at(at_position), at(out), at(m), **more
+    )  # fmt: skip
     return out
-
-
-def kept(logits: Array, temperature: float, top_p: float, top_k: int) -> Array:
-    """Probabilities of the tokens that top_k, then top_p leave, in float64."""
-    x = logits.astype(np.float64) / temperature
-    p = np.exp(x - x.max())
-    order = np.argsort(-logits, kind="stable")
-    if top_k:
-        p[order[top_k:]] = 0
-    p /= p.sum()
-    if top_p < 1:
-        reached = np.searchsorted(np.cumsum(p[order]), top_p)
-        p[order[reached + 1 :]] = 0
-        p /= p.sum()
-    return p
 
 
 def test_the_generator_gives_the_published_words() -> None:
@@ -94,9 +69,20 @@ def test_greedy_takes_the_smallest_id_among_the_largest(context: cpu.Context) ->
         assert (sample(context, np.full((3, vocab), -5.0, np.float32), 0.0) == 0).all()
 
 
-@pytest.mark.parametrize(("temperature", "top_p", "top_k"), [(1, 1, 0), (0.6, 1, 20), (2, 0.9, 0), (1.5, 0.7, 50)])
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "top_k", "min_p"),
+    [
+        (1, 1, 0, 0),
+        (0.6, 1, 20, 0),
+        (2, 0.9, 0, 0),
+        (1.5, 0.7, 50, 0),
+        (1, 1, 0, 0.05),
+        (2, 0.9, 40, 0.3),
+        (1, 1, 0, 1),
+    ],
+)
 def test_a_draw_inverts_the_distribution_of_what_is_kept(
-    context: cpu.Context, temperature: float, top_p: float, top_k: int
+    context: cpu.Context, temperature: float, top_p: float, top_k: int, min_p: float
 ) -> None:
     for vocab in (3, 16, 500, 3000):
         rng = np.random.default_rng(vocab)
@@ -104,14 +90,10 @@ def test_a_draw_inverts_the_distribution_of_what_is_kept(
         logits = (rng.standard_normal((rows, vocab)) * 3).astype(np.float32)
         seeds = rng.integers(0, 2**64, rows, dtype=np.uint64)
         positions = rng.integers(0, 2**31, rows).astype(np.int32)
-        got = sample(context, logits, temperature, top_p, top_k, seeds, positions)
+        got = sample(context, logits, temperature, top_p, top_k, seeds, positions, min_p)
         for i in range(rows):
-            p = kept(logits[i], temperature, top_p, top_k)
-            u = uniform(int(seeds[i]), int(positions[i]))
-            below = np.cumsum(p)
-            assert p[got[i]] > 0, "a token outside of the kept set"
-            assert below[got[i]] >= u - 1e-6
-            assert below[got[i]] - p[got[i]] <= u + 1e-6
+            p = kept(logits[i], temperature, top_p, top_k, min_p)
+            assert drawn(p, int(got[i]), uniform(int(seeds[i]), int(positions[i])))
 
 
 @pytest.mark.parametrize(("temperature", "top_p", "top_k"), [(1, 1, 0), (0.7, 0.8, 0), (1.3, 1, 5), (1, 0.9, 9)])
@@ -200,3 +182,86 @@ def test_bad_logits_are_an_error_that_names_the_row(context: cpu.Context) -> Non
     logits[:] = -np.inf
     with pytest.raises(Internal, match="row 0 of 40"):
         sample(context, logits)
+
+
+def ragged(lists: list[list[int]], dtype: type = np.int32) -> tuple[Array, Array]:
+    """(starts int64 [rows + 1], the values one after the other)."""
+    start = np.cumsum([0, *map(len, lists)]).astype(np.int64)
+    return start, np.array(list(itertools.chain(*lists)), dtype)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_bias_and_penalties_change_the_logits_as_the_model_says(context: cpu.Context, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows, vocab = int(rng.integers(1, 5)), int(rng.integers(1, 40))
+    logits = (rng.standard_normal((rows, vocab)) * 2).astype(np.float32)
+
+    def some() -> list[int]:
+        return rng.integers(0, vocab, rng.integers(0, 30)).tolist()
+
+    before = logits.copy()
+    prompts, outputs = ([some() for _ in range(rows)] for _ in range(2))
+    biased = [sorted(set(some())) for _ in range(rows)]
+    repetition, presence, frequency = (
+        rng.choice(np.array(values, np.float32), rows)
+        for values in ((1.0, 1.3, 0.7), (0.0, 0.8, -0.8), (0.0, 0.4, -0.2))
+    )
+    start, tokens = ragged([p + o for p, o in zip(prompts, outputs, strict=True)])
+    lens = np.array([len(p) for p in prompts], np.int32)
+    bias_start, ids = ragged(biased)
+    values = (rng.standard_normal(ids.size) * 3).astype(np.float32)
+    more = {
+        "penalties": (at(start), at(tokens), at(lens), at(repetition), at(presence), at(frequency)),
+        "bias": (at(bias_start), at(ids), at(values)),
+    }
+    temperature = float(seed % 2)
+    got = sample(context, logits, temperature, 1.0, 0, 7, np.arange(rows), **more)
+    np.testing.assert_array_equal(logits, before)
+    for i in range(rows):
+        row = logits[i].astype(np.float64)
+        row[biased[i]] += values[bias_start[i] : bias_start[i + 1]]
+        row = penalized(row, prompts[i], outputs[i], repetition[i], presence[i], frequency[i])
+        if temperature == 0.0:
+            assert row[got[i]] >= row.max() - 1e-5
+        else:
+            assert drawn(kept(row, 1.0), int(got[i]), uniform(7, i), 1e-5)
+
+
+def test_ids_outside_of_the_vocabulary_are_refused(context: cpu.Context) -> None:
+    logits = np.zeros((2, 10), np.float32)
+    start, one = np.array([0, 0, 1], np.int64), np.ones(2, np.float32)
+    lens = np.zeros(2, np.int32)
+    for bad in (-1, 10):
+        ids = np.array([bad], np.int32)
+        with pytest.raises(InvalidInput, match=f"penalties: expected ids in .0, 10., got {bad}"):
+            sample(context, logits, penalties=(at(start), at(ids), at(lens), at(one), at(one), at(one)))
+        with pytest.raises(InvalidInput, match=f"bias: expected ids in .0, 10., got {bad}"):
+            sample(context, logits, bias=(at(start), at(ids), at(one)))
+
+
+def test_logprobs_are_of_the_raw_logits_best_first(context: cpu.Context) -> None:
+    rows, vocab, width = 4, 3000, 20
+    logits = (np.random.default_rng(3).standard_normal((rows, vocab)) * 2).astype(np.float32)
+    logits[2, 100:140] = 20.0
+    logits[1] = -np.inf
+    logits[1, [5, 9]] = 0.0
+    wanted = np.array([5, 3, 20, -1], np.int32)
+    token = np.full(rows, np.nan, np.float32)
+    ids, values = np.full((rows, width), -7, np.int32), np.full((rows, width), np.nan, np.float32)
+    start, bias_ids, bias = np.arange(5), np.full(4, 9, np.int32), np.full(4, 3.0, np.float32)
+    got = sample(
+        context, logits, 0.5, 0.9, 10, 1, np.arange(rows), bias=(at(start), at(bias_ids), at(bias)),
+        logprobs=(at(wanted), width, at(token), at(ids), at(values)),
+    )  # fmt: skip
+    x = logits.astype(np.float64)
+    expected = x - (x.max(1) + np.log(np.exp(x - x.max(1, keepdims=True)).sum(1)))[:, None]
+    for i in (0, 2):
+        order = np.argsort(-x[i], kind="stable")[: wanted[i]]
+        np.testing.assert_array_equal(ids[i, : wanted[i]], order)
+        np.testing.assert_allclose(values[i, : wanted[i]], expected[i, order], atol=1e-5)
+        assert abs(token[i] - expected[i, got[i]]) < 1e-5
+        assert (ids[i, wanted[i] :] == -7).all()
+    assert ids[1, :3].tolist() == [5, 9, -1]
+    np.testing.assert_allclose(values[1, :3], [-np.log(2), -np.log(2), -np.inf], atol=1e-6)
+    assert np.isnan(token[3])
+    assert (ids[3] == -7).all()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,6 +87,44 @@ def test_a_batch_describes_prompt_and_decode() -> None:
     assert (batch.step, batch.token_ids.tolist(), batch.positions.tolist(), batch.slots.tolist()) == (1, [42], [6], [6])
     scheduler.abort(7)
     scheduler.commit(ids(1))
+
+
+def test_a_batch_has_the_sampling_of_the_rows_that_sample() -> None:
+    scheduler = make(budget=10)
+    scheduler.add(1, prompt(3), 3, min_p=0.25, repetition_penalty=1.5, logprobs=2)
+    scheduler.add(2, prompt(3, 10), 3, logit_bias={7: 1.5, 3: -2.0}, presence_penalty=0.5, seed=9)
+    scheduler.add(3, prompt(3, 20), 3)
+    scheduler.add(4, prompt(8, 30), 3, min_p=0.75, frequency_penalty=1.0, logit_bias={1: 1.0})  # cut: samples nothing
+    batch = scheduler.schedule()
+    assert batch is not None
+    assert batch.num_samples == 3
+    assert batch.min_p.tolist() == [0.25, 0, 0]
+    assert batch.repetition_penalty.tolist() == [1.5, 1, 1]
+    assert batch.presence_penalty.tolist() == [0, 0.5, 0]
+    assert batch.frequency_penalty.tolist() == [0, 0, 0]
+    assert batch.num_logprobs.tolist() == [2, -1, -1]
+    assert batch.bias_start.tolist() == [0, 0, 2, 2]
+    assert (batch.bias_ids.tolist(), batch.bias_values.tolist()) == ([7, 3], [1.5, -2.0])
+    assert batch.penalized.tolist() == [0, 1]
+    scheduler.commit(ids(50, 51, 52))
+    batch = scheduler.schedule()
+    assert batch is not None
+    assert batch.ids[batch.sample_seqs].tolist() == [1, 2, 3, 4]
+    assert batch.min_p.tolist() == [0.25, 0, 0, 0.75]
+    assert batch.frequency_penalty.tolist() == [0, 0, 0, 1]
+    assert batch.bias_start.tolist() == [0, 0, 2, 2, 3]
+    assert batch.penalized.tolist() == [0, 1, 3]
+    for row, (first, outputs) in enumerate([(0, [50]), (10, [51]), (20, [52])]):
+        tokens, out = batch.history(row)
+        assert (tokens.tolist(), out.tolist()) == (prompt(3, first).tolist(), outputs)
+    assert [part.tolist() for part in batch.history(3)] == [prompt(8, 30).tolist(), []]
+    with pytest.raises(errors.InvalidInput, match="samples 4 rows, got row 4"):
+        batch.history(4)
+    scheduler.commit(ids(1, 2, 3, 4))
+    with pytest.raises(errors.InvalidInput, match="step 1 is committed"):
+        batch.history(0)
+    for id in (1, 2, 3, 4):
+        scheduler.abort(id)
 
 
 def test_views_share_memory_and_keep_their_scheduler_alive() -> None:
@@ -285,9 +324,23 @@ def test_impossible_requests_are_refused_with_both_numbers(
 
 @pytest.mark.parametrize(
     "option",
-    [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_k": -1}],
+    [
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"top_k": -1},
+        {"min_p": 1.5},
+        {"repetition_penalty": 0.0},
+        {"repetition_penalty": float("inf")},
+        {"presence_penalty": 2.5},
+        {"frequency_penalty": float("nan")},
+        {"logit_bias": {-1: 0.5}},
+        {"logit_bias": {1: 101.0}},
+        {"logprobs": -2},
+    ],
 )
-def test_options_out_of_range_are_refused(option: dict[str, float]) -> None:
+def test_options_out_of_range_are_refused(option: dict[str, Any]) -> None:
     with pytest.raises(errors.InvalidInput, match=next(iter(option))):
         make().add(1, prompt(4), 1, **option)
 
@@ -300,6 +353,8 @@ def test_unknown_or_mistyped_options_are_refused_by_name() -> None:
         scheduler.add(1, prompt(4), 1, seed=-1)
     with pytest.raises(TypeError, match="stop_ids"):
         scheduler.add(1, prompt(4), 1, stop_ids=["x"])
+    with pytest.raises(TypeError, match="logit_bias"):
+        scheduler.add(1, prompt(4), 1, logit_bias={"x": 1.0})
     assert not scheduler.has_work()
 
 
@@ -558,6 +613,164 @@ def test_tables_follow_when_rows_move_and_widths_change() -> None:
             scheduler.add(4, prompt(30, 200), 30, priority=-1)
     for id in (1, 3, 4):
         scheduler.abort(id)
+
+
+# --- one step behind
+
+
+def pipelined(**options: Any) -> Scheduler:
+    return make(depth=2, **options)
+
+
+def schedule(scheduler: Scheduler) -> Batch:
+    batch = scheduler.schedule()
+    assert batch is not None
+    scheduler.check()
+    return batch
+
+
+def commit(scheduler: Scheduler, *tokens: int) -> list[tuple[int, int, int]]:
+    """(id, index, finish) of each row."""
+    done = scheduler.commit(ids(*tokens))
+    scheduler.check()
+    return list(zip(done.ids.tolist(), done.indices.tolist(), done.finish.tolist(), strict=True))
+
+
+def test_a_step_follows_on_samples_that_are_not_known_yet() -> None:
+    scheduler = pipelined()
+    scheduler.add(1, prompt(6), 4)
+    scheduler.add(2, prompt(3, 50), 4)
+    first = schedule(scheduler)
+    assert first.token_sources.tolist() == [-1] * 9
+    second = schedule(scheduler)
+    assert scheduler.in_flight == 2
+    assert (second.token_ids.tolist(), second.token_sources.tolist()) == ([0, 0], [0, 1])
+    assert (second.positions.tolist(), second.context_lens.tolist()) == ([6, 3], [7, 4])
+    assert second.sample_positions.tolist() == [7, 4]
+    assert [part.tolist() for part in second.history(0)] == [prompt(6).tolist(), []]
+    with pytest.raises(errors.InvalidInput, match="step 0 is not committed"):
+        scheduler.schedule()
+    assert first.token_ids.tolist() == [*range(6), 50, 51, 52], "the first step's arrays stay"
+    assert commit(scheduler, 30, 31) == [(1, 0, 0), (2, 0, 0)]
+    assert [part.tolist() for part in second.history(0)] == [prompt(6).tolist(), [30]]
+    third = schedule(scheduler)
+    assert (third.token_sources.tolist(), third.positions.tolist()) == ([0, 1], [7, 4])
+    assert second.positions.tolist() == [6, 3]
+    assert commit(scheduler, 32, 33) == [(1, 1, 0), (2, 1, 0)]
+    assert commit(scheduler, 34, 35) == [(1, 2, 0), (2, 2, 0)]
+    assert scheduler.in_flight == 0
+    fourth = schedule(scheduler)
+    assert (fourth.token_ids.tolist(), fourth.token_sources.tolist()) == ([34, 35], [-1, -1])
+    assert commit(scheduler, 36, 37) == [(1, 3, 2), (2, 3, 2)]
+
+
+def test_a_row_of_the_step_before_is_named_whatever_its_place() -> None:
+    scheduler = pipelined(budget=8)
+    scheduler.add(1, prompt(3), 9)
+    scheduler.add(2, prompt(7, 20), 9)
+    assert rows(schedule(scheduler)) == {1: 3, 2: 5}
+    scheduler.add(3, prompt(1, 90), 9)
+    second = schedule(scheduler)
+    assert rows(second) == {1: 1, 2: 2, 3: 1}
+    assert second.token_sources.tolist() == [0, -1, -1, -1]
+    commit(scheduler, 5)
+    assert scheduler.abort(1)
+    third = schedule(scheduler)
+    assert rows(third) == {2: 1, 3: 1}
+    assert third.token_sources.tolist() == [1, 2]
+    assert commit(scheduler, 6, 7, 8) == [(1, 1, 3), (2, 0, 0), (3, 0, 0)]
+    commit(scheduler, 9, 9)
+    for id in (2, 3):
+        assert scheduler.abort(id)
+
+
+def test_nothing_is_scheduled_beyond_an_end_that_is_foreseen() -> None:
+    for options in ({}, {"max_model_len": 6}):
+        scheduler = pipelined(**options)
+        scheduler.add(1, prompt(4), 99 if options else 2)
+        schedule(scheduler)
+        schedule(scheduler)
+        assert commit(scheduler, 5) == [(1, 0, 0)]
+        assert scheduler.has_work()
+        assert scheduler.schedule() is None
+        assert commit(scheduler, 5) == [(1, 1, 2)]
+        assert not scheduler.has_work()
+        assert scheduler.stats()["free_blocks"] == 16
+
+
+def test_a_step_beyond_a_stop_token_is_void() -> None:
+    pool = BlockPool(16, 4)
+    scheduler = Scheduler(pool, 32, 8, 64, depth=2)
+    scheduler.add(1, prompt(7), 9, stop_ids=[5])
+    schedule(scheduler)
+    schedule(scheduler)
+    assert commit(scheduler, 5) == [(1, 0, 1)]
+    assert not scheduler.has_work()
+    assert scheduler.in_flight == 1
+    assert pool.num_free == 14, "the void step still writes there"
+    assert scheduler.schedule() is None
+    assert not scheduler.abort(1)
+    assert commit(scheduler, 6) == [(1, 1, 3)]
+    assert pool.num_free == 16
+    assert pool.num_cached == 1, "the block that the void step filled is not cached"
+    assert scheduler.stats()["steps"] == 2
+
+
+def test_blocks_of_an_aborted_request_wait_for_every_step_that_touches_them() -> None:
+    scheduler = pipelined(num_blocks=4, watermark=0.0)
+    scheduler.add(1, prompt(12), 2)
+    schedule(scheduler)
+    schedule(scheduler)
+    assert scheduler.abort(1)
+    for token in (7, 8):
+        assert scheduler.stats()["free_blocks"] == 0
+        assert scheduler.reserve(2, prompt(4, 90), 2) is None
+        assert commit(scheduler, token)[0][2] == 3
+    assert scheduler.stats()["free_blocks"] == 4
+
+
+def test_held_blocks_released_under_a_void_step_are_free_after_it() -> None:
+    scheduler = pipelined()
+    scheduler.add(1, prompt(6), 4, stop_ids=[5], hold=True)
+    schedule(scheduler)
+    schedule(scheduler)
+    assert commit(scheduler, 5) == [(1, 0, 1)]
+    assert (scheduler.num_computed(1), scheduler.stats()["held"]) == (6, 1)
+    scheduler.release(1)
+    scheduler.check()
+    assert scheduler.stats()["free_blocks"] == 14
+    assert commit(scheduler, 6) == [(1, 1, 3)]
+    assert scheduler.stats()["free_blocks"] == 16
+
+
+def test_a_victim_sits_a_step_out_and_is_preempted_with_its_tokens_known() -> None:
+    scheduler = pipelined(num_blocks=5, watermark=0.0)
+    scheduler.add(1, prompt(7), 8)
+    scheduler.add(2, prompt(7, 50), 8)
+    flight: list[Batch] = []
+    seen: list[tuple[int, int]] = []
+    told: list[tuple[list[int], bool]] = []  # what a batch preempts, and whether it was in the step under way
+    sat_out = 0
+    while scheduler.has_work():
+        while scheduler.in_flight < 2 and (batch := scheduler.schedule()) is not None:
+            scheduler.check()
+            under_way = set(flight[-1].ids.tolist()) if flight else set()
+            told += [([id], id in under_way) for id in batch.preempted.tolist()]
+            sat_out += 2 in under_way and 2 not in batch.ids
+            flight.append(batch)
+        tokens = [3] * flight.pop(0).num_samples
+        seen += [(id, index) for id, index, _ in commit(scheduler, *tokens)]
+    assert told == [([2], False)]
+    assert sat_out >= 1
+    assert scheduler.stats()["preemptions"] == 1
+    assert sorted(seen) == [(id, index) for id in (1, 2) for index in range(8)]
+    assert scheduler.stats()["free_blocks"] == 5
+
+
+@pytest.mark.parametrize("depth", [0, 3])
+def test_other_depths_are_refused(depth: int) -> None:
+    with pytest.raises(errors.InvalidInput, match=f"depth must be 1 or 2, got {depth}"):
+        make(depth=depth)
 
 
 @pytest.mark.parametrize(

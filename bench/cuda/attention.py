@@ -1,0 +1,159 @@
+"""Paged attention beside the limits of the device: decode against a copy's bytes, prefill against a matrix product.
+
+    python bench/cuda/attention.py [--heads 32] [--kv-heads 8] [--head-dim 128] [--block-size 64] [--repeats 10]
+
+Each answer is checked against float64 on some rows, then timed: layers of one block-major pool one after another in a
+CUDA graph, so that no call finds its cache in L2. Decode counts the bytes of K and V; prefill the products of causal
+attention.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import report
+import torch
+
+from nano.engine.kernels.attention import DecodeScratch, decode_attention, prefill_attention, rope_decode_attention
+
+DECODE = [(1, 128), (1, 1024), (1, 4096), (8, 1024), (32, 1024), (64, 2048), (256, 512), (256, 2048)]
+PREFILL = [(1, 128), (1, 1024), (1, 4096), (16, 1024), (4, 4096)]
+
+
+@dataclass(frozen=True)
+class Shape:
+    heads: int
+    kv_heads: int
+    head_dim: int
+    block_size: int
+
+
+class Step:
+    """`sequences` of `context` positions in shuffled blocks, the last `queries` of each asked for."""
+
+    def __init__(self, shape: Shape, sequences: int, context: int, queries: int) -> None:
+        blocks = -(-context // shape.block_size)
+        layer = 2 * sequences * blocks * shape.kv_heads * shape.block_size * shape.head_dim
+        self.layers = max(1, min(36, (256 << 20) // layer))
+        self.pool = torch.empty(
+            sequences * blocks, self.layers, 2, shape.kv_heads, shape.block_size, shape.head_dim,
+            dtype=torch.bfloat16, device="cuda",
+        ).normal_()  # fmt: skip
+        self.tables = torch.randperm(sequences * blocks, device="cuda").view(sequences, blocks).int()
+        self.lens = torch.full((sequences,), context, dtype=torch.int32, device="cuda")
+        self.cu = torch.arange(sequences + 1, dtype=torch.int32, device="cuda") * queries
+        self.q = torch.randn(sequences * queries, shape.heads, shape.head_dim, dtype=torch.bfloat16, device="cuda")
+        self.qkv = torch.randn(
+            sequences, (shape.heads + 2 * shape.kv_heads) * shape.head_dim, dtype=torch.bfloat16, device="cuda"
+        )
+        self.norm = torch.ones(shape.head_dim, device="cuda")
+        self.rope = torch.randn(context, shape.head_dim, device="cuda")
+        self.out = torch.empty_like(self.q)
+        self.scale = shape.head_dim**-0.5
+        self.scratch = DecodeScratch(sequences, shape.heads, shape.head_dim, "cuda")
+        self.views = [(self.pool[:, i, 0], self.pool[:, i, 1]) for i in range(self.layers)]
+
+    def decode(self) -> None:
+        for k, v in self.views:
+            decode_attention(self.q, k, v, self.tables, self.lens, self.out, self.scale, self.scratch)
+
+    def fused(self) -> None:
+        for k, v in self.views:
+            rope_decode_attention(
+                self.qkv, self.norm, self.norm, 1e-6, self.rope, k, v, self.tables, self.lens, self.out, self.scale,
+                self.scratch,
+            )  # fmt: skip
+
+    def prefill(self) -> None:
+        for k, v in self.views:
+            prefill_attention(self.q, k, v, self.tables, self.cu, self.lens, self.out, self.scale)
+
+    def check(self) -> None:
+        """The last layer's output, which is what stands in `out`: the last query of the last sequence."""
+        k, v = (x[self.tables[-1].long()].transpose(1, 2).flatten(0, 1).double() for x in self.views[-1])
+        context, group = int(self.lens[-1]), self.q.shape[1] // k.shape[1]
+        q = self.q[-1].double().unflatten(0, (k.shape[1], group))
+        shares = (torch.einsum("hgd,chd->hgc", q, k[:context]) * self.scale).softmax(-1)
+        want = torch.einsum("hgc,chd->hgd", shares, v[:context]).flatten(0, 1)
+        error = float((self.out[-1].double() - want).abs().max() / want.abs().max())
+        assert error < 2e-2, f"relative error {error}"
+
+
+def graph_us(call: Callable[[], object], repeats: int) -> float:
+    """Median device time of a replay, microseconds."""
+    call()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    graph.replay()
+    times = []
+    for _ in range(repeats):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) * 1e3)
+    return statistics.median(times)
+
+
+def limits(repeats: int) -> tuple[float, float]:
+    """TB/s of a device copy, read and written; TF/s of a bf16 matrix product."""
+    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    a, b, product = (torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda") for _ in range(3))
+    copy = 2 * source.numel() / graph_us(lambda: target.copy_(source), repeats) / 1e6
+    return copy, 2 * 8192**3 / graph_us(lambda: torch.mm(a, b, out=product), repeats) / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--heads", type=int, default=32)
+    parser.add_argument("--kv-heads", type=int, default=8)
+    parser.add_argument("--head-dim", type=int, default=128)
+    parser.add_argument("--block-size", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=10)
+    args = parser.parse_args()
+    shape = Shape(args.heads, args.kv_heads, args.head_dim, args.block_size)
+
+    copy, matmul = limits(args.repeats)
+
+    decodes = []
+    for sequences, context in DECODE:
+        step = Step(shape, sequences, context, 1)
+        step.decode()
+        step.check()
+        us = graph_us(step.decode, args.repeats) / step.layers
+        fused = graph_us(step.fused, args.repeats) / step.layers
+        rate = 4 * sequences * context * shape.kv_heads * shape.head_dim / us / 1e6
+        decodes.append([f"{sequences} x {context}", us, fused, rate, f"{rate / copy:.2f}"])
+    prefills = []
+    for sequences, context in PREFILL:
+        step = Step(shape, sequences, context, context)
+        step.prefill()
+        step.check()
+        us = graph_us(step.prefill, args.repeats) / step.layers
+        rate = 2 * shape.heads * shape.head_dim * sequences * context * (context + 1) / us / 1e6
+        prefills.append([f"{sequences} x {context}", us, rate, f"{rate / matmul:.2f}"])
+
+    print(
+        f"{torch.cuda.get_device_name()}, torch {torch.__version__}; copy {copy:.2f} TB/s (read and written), bf16 "
+        f"product {matmul:.0f} TF/s; {shape}; medians of {args.repeats}"
+    )
+    report.table(
+        "decode, a layer",
+        ["sequences x context", "us", "with norm, RoPE, write", "TB/s", "share of the copy's"],
+        decodes,
+    )
+    report.table("prefill, a layer", ["sequences x tokens", "us", "TF/s", "share of the product's"], prefills)
+
+
+if __name__ == "__main__":
+    main()

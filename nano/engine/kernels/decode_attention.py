@@ -1,0 +1,393 @@
+"""Attention of one query a sequence, its context shared out among programs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from triton.language.extra import cuda as tlx
+
+from nano.engine.kernels.launch import dependent_launch, processors
+from nano.engine.kernels.paging import LOG2E, MASKED_SCORE, dot, prefetch_rows, tile_rows
+from nano.engine.kernels.rope import normed_rotated_row, to_cache
+
+
+@triton.jit
+def _tiles_of(lengths, TILE: tl.constexpr, FUSED: tl.constexpr):
+    """Tiles of a sequence, at least one; FUSED: its last position is not in the cache yet."""
+    return tl.maximum(tl.cdiv(lengths - FUSED, TILE), 1)
+
+
+@triton.jit
+def _load_tile(k, v, table, tile, length, head, k_block, k_head, k_token, v_block, v_head, v_token,
+               HEAD_DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
+    inside = (tile * TILE + tl.arange(0, TILE) < length)[:, None]
+    columns = tl.arange(0, HEAD_DIM)[None, :]
+    k_rows = tile_rows(k, table, tile, length, head, k_block, k_head, k_token, BLOCK_SIZE, TILE, True)
+    keys = tl.load(k_rows[:, None] + columns, mask=inside, other=0.0)
+    v_rows = tile_rows(v, table, tile, length, head, v_block, v_head, v_token, BLOCK_SIZE, TILE, True)
+    return keys, tl.load(v_rows[:, None] + columns, mask=inside, other=0.0)
+
+
+@triton.jit
+def _load_unit(k, v, tables, context_lens, unit, end, sequence, start, table_stride, k_block, k_head, k_token,
+               v_block, v_head, v_token,
+               HEAD_DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, FUSED: tl.constexpr):  # fmt: skip
+    """The tile of a unit; zeros from `end` on."""
+    length = tl.load(context_lens + sequence, mask=unit < end, other=0)
+    tiles = _tiles_of(length, TILE, FUSED)
+    head = (unit - start) // tiles
+    table = tables + tl.cast(sequence, tl.int64) * table_stride
+    return _load_tile(k, v, table, unit - start - head * tiles, length - FUSED, head, k_block, k_head, k_token,
+                      v_block, v_head, v_token, HEAD_DIM, BLOCK_SIZE, TILE)  # fmt: skip
+
+
+@triton.jit
+def _add_tile(query, keys, values, tile, length, greatest, sums, acc, scale, ROWS: tl.constexpr, TILE: tl.constexpr):
+    inside = tile * TILE + tl.arange(0, TILE) < length
+    scores = dot(query, tl.trans(keys.to(query.dtype)), tl.zeros([ROWS, TILE], tl.float32))
+    scores = tl.where(inside[None, :], scores * scale, MASKED_SCORE)
+    new_greatest = tl.maximum(greatest, tl.max(scores, 1))
+    shares = tl.exp2(scores - new_greatest[:, None])
+    shrink = tl.exp2(greatest - new_greatest)
+    sums = sums * shrink + tl.sum(shares, 1)
+    acc = dot(shares.to(query.dtype), values.to(query.dtype), acc * shrink[:, None])
+    return new_greatest, sums, acc
+
+
+@triton.jit
+def _merge(partials, all_tops, all_wholes, out_base, out_head, pieces, v_scale,
+           GROUP: tl.constexpr, GROUP_ROWS: tl.constexpr, HEAD_DIM: tl.constexpr, PIECES: tl.constexpr):  # fmt: skip
+    """Adds up what `pieces` programs left, PIECES at a time, and stores the result."""
+    columns = tl.arange(0, HEAD_DIM)
+    group = tl.arange(0, GROUP_ROWS)
+    top = tl.full([GROUP_ROWS], MASKED_SCORE, tl.float32)
+    whole = tl.zeros([GROUP_ROWS], tl.float32)
+    result = tl.zeros([GROUP_ROWS, HEAD_DIM], tl.float32)
+    for first in range(0, pieces, PIECES):
+        some = tl.arange(0, PIECES)
+        present = (first + some < pieces)[:, None] & (group < GROUP)[None, :]
+        places = some[:, None] * GROUP + group[None, :]
+        base = first * GROUP
+        tops = tl.load(all_tops + base + places, mask=present, other=MASKED_SCORE, cache_modifier=".cg")
+        wholes = tl.load(all_wholes + base + places, mask=present, other=0.0, cache_modifier=".cg")
+        rows = partials + base * HEAD_DIM + (places[:, :, None] * HEAD_DIM + columns[None, None, :])
+        parts = tl.load(rows, mask=present[:, :, None], other=0.0, cache_modifier=".cg")
+        new_top = tl.maximum(top, tl.max(tops, 0))
+        weights = tl.exp2(tops - new_top[None, :])
+        shrink = tl.exp2(top - new_top)
+        whole = whole * shrink + tl.sum(wholes * weights, 0)
+        result = result * shrink[:, None] + tl.sum(parts * weights[:, :, None], 0)
+        top = new_top
+    result = result * (v_scale / tl.where(group < GROUP, whole, 1.0))[:, None]
+    out_rows = out_base + group[:, None] * out_head + columns[None, :]
+    tl.store(out_rows, result.to(out_base.dtype.element_ty), mask=group[:, None] < GROUP)
+
+
+@triton.jit(do_not_specialize=["sequences", "table_stride"], do_not_specialize_on_alignment=["tables", "context_lens"])
+def _decode(
+    q,  # [sequences, KV_HEADS * GROUP, HEAD_DIM]; FUSED: with heads of K, then of V after them
+    q_norm, k_norm,  # FUSED: fp32 [HEAD_DIM], or null
+    rope_table,  # FUSED: fp32 [positions, HEAD_DIM]: cos | sin
+    k, v,  # [blocks, kv_heads, BLOCK_SIZE, HEAD_DIM]
+    tables,  # int32 [sequences, .]
+    context_lens,  # int32 [sequences]
+    out,  # [sequences, KV_HEADS * GROUP, HEAD_DIM]
+    partials,  # fp32 [pieces, GROUP, HEAD_DIM]
+    tops, wholes,  # fp32 [pieces, GROUP]: greatest score, sum
+    arrivals,  # int32 [sequences, kv_heads], zero before and after
+    scale, k_scale, v_scale, eps, sequences, table_stride,
+    q_sequence, k_block, k_head, v_block, v_head, out_sequence,
+    q_head: tl.constexpr, k_token: tl.constexpr, v_token: tl.constexpr, out_head: tl.constexpr,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_ROWS: tl.constexpr, ROWS: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr,
+    SEARCH: tl.constexpr, PIECES: tl.constexpr, LEAST: tl.constexpr, PREFETCH: tl.constexpr, AHEAD: tl.constexpr,
+    FUSED: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """All tiles of all (sequence, KV head) in a row, shared out evenly among the programs.
+
+    A (sequence, KV head) that spans several programs leaves a piece of its result in each; the last to arrive adds them
+    up. Programs and segments, as they follow each other, number the pieces: those of a segment are neighbours.
+    """
+    program = tl.program_id(0)
+    # The sequence that the program's first unit falls into, and the first unit of it.
+    sequence = 0
+    start = 0
+    if SEARCH == 1:
+        total = _tiles_of(tl.load(context_lens), TILE, FUSED) * KV_HEADS
+        share = tl.maximum(tl.cdiv(total, tl.num_programs(0)), LEAST)
+        unit = program * share
+    else:
+        lanes = tl.arange(0, SEARCH)
+        total = 0
+        for first in range(0, sequences, SEARCH):
+            inside = first + lanes < sequences
+            lengths = tl.load(context_lens + first + lanes, mask=inside, other=0)
+            total += tl.sum(tl.where(inside, _tiles_of(lengths, TILE, FUSED), 0))
+        total *= KV_HEADS
+        share = tl.maximum(tl.cdiv(total, tl.num_programs(0)), LEAST)
+        unit = program * share
+        passed = 0
+        for first in range(0, sequences, SEARCH):
+            inside = first + lanes < sequences
+            lengths = tl.load(context_lens + first + lanes, mask=inside, other=0)
+            units = tl.where(inside, _tiles_of(lengths, TILE, FUSED), 0) * KV_HEADS
+            before = inside & (passed + tl.cumsum(units, 0) <= unit)
+            sequence += tl.sum(before.to(tl.int32))
+            start += tl.sum(tl.where(before, units, 0))
+            passed += tl.sum(units)
+    end = tl.minimum(unit + share, total)
+
+    if PDL:
+        if PREFETCH > 0 and unit < end:
+            # No kernel of this step but one writes to these tiles, and that only to the last position.
+            length = tl.load(context_lens + sequence)
+            tiles = _tiles_of(length, TILE, FUSED)
+            head = (unit - start) // tiles
+            low = unit - start - head * tiles
+            table = tables + tl.cast(sequence, tl.int64) * table_stride
+            for tile in range(low + AHEAD, tl.minimum(tl.minimum(low + end - unit, tiles), low + PREFETCH)):
+                rows = tile_rows(k, table, tile, length, head, k_block, k_head, k_token, BLOCK_SIZE, TILE, True)
+                prefetch_rows(rows, HEAD_DIM)
+                rows = tile_rows(v, table, tile, length, head, v_block, v_head, v_token, BLOCK_SIZE, TILE, True)
+                prefetch_rows(rows, HEAD_DIM)
+        if not (AHEAD and FUSED):
+            tlx.gdc_wait()
+            tlx.gdc_launch_dependents()
+    if AHEAD:
+        # The first tile is under way before the wait if FUSED: then nothing that may still run writes to it.
+        keys, values = _load_unit(
+            k, v, tables, context_lens, unit, end, sequence, start, table_stride, k_block, k_head, k_token,
+            v_block, v_head, v_token, HEAD_DIM, BLOCK_SIZE, TILE, FUSED,
+        )  # fmt: skip
+        if PDL and FUSED:
+            tlx.gdc_wait()
+            tlx.gdc_launch_dependents()
+
+    rows = tl.arange(0, ROWS)
+    columns = tl.arange(0, HEAD_DIM)
+    while unit < end:
+        length = tl.load(context_lens + sequence)
+        tiles = _tiles_of(length, TILE, FUSED)
+        head = (unit - start) // tiles
+        segment = start + head * tiles
+        low = unit - segment
+        high = tl.minimum(end - segment, tiles)
+
+        q_row = q + tl.cast(sequence, tl.int64) * q_sequence
+        q_rows = q_row + (head * GROUP + rows[:, None]) * q_head + columns[None, :]
+        query = tl.load(q_rows, mask=rows[:, None] < GROUP, other=0.0)
+        table = tables + tl.cast(sequence, tl.int64) * table_stride
+        greatest = tl.full([ROWS], MASKED_SCORE, tl.float32)
+        sums = tl.zeros([ROWS], tl.float32)
+        acc = tl.zeros([ROWS, HEAD_DIM], tl.float32)
+        if FUSED:
+            length -= 1
+            position = tl.maximum(length, 0)
+            query = normed_rotated_row(
+                query, q_rows, rows[:, None] < GROUP, q_norm, rope_table, position, eps, HEAD_DIM
+            )
+            query = query.to(q.dtype.element_ty)
+            # The program of the last tile begins with the new position, and stores it.
+            new = tl.full([1, 1], (high == tiles) & (length >= 0), tl.int1)
+            k_row = q_row + (KV_HEADS * GROUP + head) * q_head + columns[None, :]
+            key = tl.load(k_row, mask=new, other=0.0)
+            key = normed_rotated_row(key, k_row, new, k_norm, rope_table, position, eps, HEAD_DIM)
+            key = to_cache(key, k_scale, k.dtype.element_ty)
+            value = tl.load(k_row + KV_HEADS * q_head, mask=new, other=0.0).to(tl.float32)
+            value = to_cache(value, v_scale, v.dtype.element_ty)
+            block = tl.load(table + position // BLOCK_SIZE).to(tl.int64)
+            offset = position % BLOCK_SIZE
+            tl.store(k + block * k_block + head * k_head + offset * k_token + columns[None, :], key, mask=new)
+            tl.store(v + block * v_block + head * v_head + offset * v_token + columns[None, :], value, mask=new)
+            opens = tl.full([ROWS], (high == tiles) & (length >= 0), tl.int1)
+            score = tl.sum(query.to(tl.float32) * key.to(tl.float32), 1) * scale
+            greatest = tl.where(opens, score, greatest)
+            sums = tl.where(opens, 1.0, sums)
+            acc += tl.broadcast_to(value.to(tl.float32), [ROWS, HEAD_DIM])
+        if AHEAD:
+            greatest, sums, acc = _add_tile(query, keys, values, low, length, greatest, sums, acc, scale, ROWS, TILE)
+        for tile in tl.range(low + AHEAD, high, num_stages=STAGES):
+            tile_keys, tile_values = _load_tile(k, v, table, tile, length, head, k_block, k_head, k_token,
+                                                v_block, v_head, v_token, HEAD_DIM, BLOCK_SIZE, TILE)  # fmt: skip
+            greatest, sums, acc = _add_tile(
+                query, tile_keys, tile_values, tile, length, greatest, sums, acc, scale, ROWS, TILE
+            )
+
+        first_program = segment // share
+        pieces = (segment + tiles - 1) // share - first_program + 1
+        out_base = out + tl.cast(sequence, tl.int64) * out_sequence + head * GROUP * out_head
+        if pieces == 1:
+            result = acc * (v_scale / sums)[:, None]
+            out_rows = out_base + rows[:, None] * out_head + columns[None, :]
+            tl.store(out_rows, result.to(out.dtype.element_ty), mask=rows[:, None] < GROUP)
+        else:
+            counter = sequence * KV_HEADS + head
+            piece = (program + counter) * GROUP
+            piece_rows = partials + piece * HEAD_DIM + (rows[:, None] * HEAD_DIM + columns[None, :])
+            tl.store(piece_rows, acc, mask=rows[:, None] < GROUP)
+            tl.store(tops + piece + rows, greatest, mask=rows < GROUP)
+            tl.store(wholes + piece + rows, sums, mask=rows < GROUP)
+            tl.debug_barrier()
+            arrived = tl.atomic_add(arrivals + counter, 1, sem="acq_rel", scope="gpu")
+            if arrived == pieces - 1:
+                tl.store(arrivals + counter, 0)
+                piece = (first_program + counter) * GROUP
+                _merge(partials + piece * HEAD_DIM, tops + piece, wholes + piece, out_base, out_head, pieces, v_scale,
+                       GROUP, GROUP_ROWS, HEAD_DIM, PIECES)  # fmt: skip
+
+        unit = segment + high
+        if unit == start + tiles * KV_HEADS:
+            start = unit
+            sequence += 1
+        if AHEAD:
+            keys, values = _load_unit(
+                k, v, tables, context_lens, unit, end, sequence, start, table_stride, k_block, k_head, k_token,
+                v_block, v_head, v_token, HEAD_DIM, BLOCK_SIZE, TILE, FUSED,
+            )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """How decode attention is cut up: positions a tile, tiles in flight, warps, programs a multiprocessor,
+    tiles that each asks for before it waits for the kernel before it, and the least tiles of a program."""
+
+    tile: int
+    stages: int
+    warps: int
+    programs: int
+    prefetch: int
+    least: int = 1
+    ahead: bool = False
+    pieces: int = 16
+
+
+def decode_config(sequences: int, head_dim: int, element_size: int) -> DecodeConfig:
+    """Measured on an H100; `element_size` is the cache's, in bytes."""
+    if element_size == 4:
+        return DecodeConfig(tile=32, stages=2, warps=4, programs=2, prefetch=2)
+    if sequences == 1:
+        return DecodeConfig(tile=64, stages=5, warps=2, programs=2, prefetch=2, least=2)
+    return DecodeConfig(tile=64, stages=5, warps=4, programs=2, prefetch=2)
+
+
+class DecodeScratch:
+    """What decode attention keeps between its programs. One serves every layer of one stream.
+
+    `max_seqs` and `heads` bound the sequences and query heads of a call, `head_dim` its heads' size.
+    """
+
+    MAX_PROGRAMS = 4  # a multiprocessor
+
+    def __init__(self, max_seqs: int, heads: int, head_dim: int, device: torch.device | str) -> None:
+        device = torch.empty(0, device=device).device  # with its index
+        self.device = device
+        programs = self.MAX_PROGRAMS * processors(device)
+        pieces = max_seqs * heads + programs * 16  # rows, a group's heads each
+        self.partials = torch.empty(pieces, head_dim, dtype=torch.float32, device=device)
+        self.tops = torch.empty(pieces, dtype=torch.float32, device=device)
+        self.wholes = torch.empty(pieces, dtype=torch.float32, device=device)
+        self.arrivals = torch.zeros(max_seqs * heads, dtype=torch.int32, device=device)
+
+
+def _launch(
+    q: torch.Tensor,
+    q_norm: torch.Tensor | None,
+    k_norm: torch.Tensor | None,
+    rope_table: torch.Tensor | None,
+    eps: float,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    tables: torch.Tensor,
+    context_lens: torch.Tensor,
+    out: torch.Tensor,
+    scale: float,
+    scratch: DecodeScratch,
+    k_scale: float,
+    v_scale: float,
+    config: DecodeConfig | None,
+) -> None:
+    sequences, heads, head_dim = out.shape
+    kv_heads, block_size = k.shape[1], k.shape[2]
+    group = heads // kv_heads
+    if config is None:
+        config = decode_config(sequences, head_dim, k.element_size())
+    pdl = dependent_launch(out.device)
+    _decode[(config.programs * processors(scratch.device),)](
+        q, q_norm, k_norm, rope_table, k, v, tables, context_lens, out,
+        scratch.partials, scratch.tops, scratch.wholes, scratch.arrivals,
+        scale * k_scale * LOG2E, k_scale, v_scale, eps, sequences, tables.stride(0),
+        q.stride(0), k.stride(0), k.stride(1), v.stride(0), v.stride(1), out.stride(0),
+        q.stride(1), k.stride(2), v.stride(2), out.stride(1),
+        KV_HEADS=kv_heads, GROUP=group, GROUP_ROWS=triton.next_power_of_2(group), ROWS=16,
+        HEAD_DIM=head_dim, BLOCK_SIZE=block_size, TILE=config.tile, STAGES=config.stages,
+        SEARCH=1 if sequences == 1 else 256, PIECES=config.pieces if group <= 4 else 4, LEAST=config.least,
+        PREFETCH=config.prefetch, AHEAD=config.ahead, FUSED=rope_table is not None, PDL=pdl,
+        num_warps=config.warps, launch_pdl=pdl,
+    )  # fmt: skip
+
+
+def decode_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    tables: torch.Tensor,
+    context_lens: torch.Tensor,
+    out: torch.Tensor,
+    scale: float,
+    scratch: DecodeScratch,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+    config: DecodeConfig | None = None,
+) -> None:
+    """One query a sequence, at its last position.
+
+    q, out [S, H, D]; k, v [blocks, H_kv, block_size, D] (their dtype, or float8_e4m3fn times `k_scale`, `v_scale`);
+    tables int32 [S, W], context_lens int32 [S]. A sequence of context 0 gets zeros. `scale` multiplies q·k.
+    """
+    _launch(q, None, None, None, 0.0, k, v, tables, context_lens, out, scale, scratch, k_scale, v_scale, config)
+
+
+def rope_decode_attention(
+    qkv: torch.Tensor,
+    q_norm: torch.Tensor | None,
+    k_norm: torch.Tensor | None,
+    eps: float,
+    rope_table: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    tables: torch.Tensor,
+    context_lens: torch.Tensor,
+    out: torch.Tensor,
+    scale: float,
+    scratch: DecodeScratch,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+    config: DecodeConfig | None = None,
+) -> None:
+    """qk_norm_rope_write and decode_attention in one kernel: one new token a sequence, at position context - 1.
+
+    qkv [S, (H + 2 H_kv) * D]; out [S, H, D]; q_norm, k_norm fp32 [D], or None; rope_table fp32 [P, D], cosines then
+    sines. The token's K and V go to their slot of k and v; a sequence of context 0 stores nothing and gets zeros. Else
+    as decode_attention.
+    """
+    heads = qkv.view(qkv.shape[0], -1, out.shape[2])
+    _launch(
+        heads,
+        q_norm,
+        k_norm,
+        rope_table,
+        eps,
+        k,
+        v,
+        tables,
+        context_lens,
+        out,
+        scale,
+        scratch,
+        k_scale,
+        v_scale,
+        config,
+    )

@@ -1,0 +1,55 @@
+"""What compile_kernels.py launches of the products: each tile that the models' shapes are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from nano.engine.kernels import linear, moe, quantize
+from nano.engine.kernels.linear_tiles import TILES, Tile
+
+MODULES = (linear, moe, quantize)
+HALF, FP8 = torch.bfloat16, torch.float8_e4m3fn
+EXPERTS, TOP_K, HIDDEN, INNER = 128, 8, 2048, 768
+
+
+def launches() -> Iterator[str]:
+    """Yields what it launches next."""
+    made: set[tuple[Tile, int, bool]] = set()
+    for (n, k, fp8), tiles in TILES.items():
+        for most, tile in tiles.items():
+            if tile is None or most == 64:
+                continue
+            kernel = replace(tile, parts=min(tile.parts, 2), ahead=0), most, fp8  # the rest is no matter of compiling
+            if kernel in made:
+                continue
+            made.add(kernel)
+            yield f"{most} rows, {'fp8' if fp8 else 'bf16'}, {tile}"
+            x, out = torch.empty(most, k, dtype=HALF), torch.empty(most, n, dtype=HALF)
+            if fp8:
+                scales = torch.empty(-(-n // 128), k // 128)
+                linear.linear_fp8(x, None, torch.empty(n, k, dtype=FP8), scales, out)
+            else:
+                linear.linear(x, torch.empty(n, k, dtype=HALF), out)
+    x, out = torch.empty(4, 1024, dtype=HALF), torch.empty(4, 3072, dtype=HALF)
+    yield "4 rows, bf16, norm and SiLU in one"
+    linear.linear_norm(x, x, torch.empty(1024), 1e-6, torch.empty(6144, 1024, dtype=HALF), out, x.clone(), silu=True)
+    yield "experts"
+    logits, shares = torch.empty(64, EXPERTS, dtype=HALF), torch.empty(64, TOP_K)
+    ids = torch.zeros(64, TOP_K, dtype=torch.int32)
+    moe.route(logits, TOP_K, True, shares, ids)
+    for dtype in (HALF, FP8):
+        fp8 = dtype == FP8
+        w13 = torch.empty(EXPERTS, 2 * INNER, HIDDEN, dtype=dtype)
+        w2 = torch.empty(EXPERTS, HIDDEN, INNER, dtype=dtype)
+        s13 = torch.empty(EXPERTS, 2 * INNER // 128, HIDDEN // 128) if fp8 else None
+        s2 = torch.empty(EXPERTS, HIDDEN // 128, INNER // 128) if fp8 else None
+        for tokens in (1, 64, 256, 4096):
+            yield f"{tokens} tokens, {dtype}"
+            h = torch.empty(tokens, HIDDEN, dtype=HALF)
+            shares = torch.empty(tokens, TOP_K)
+            ids = torch.empty(tokens, TOP_K, dtype=torch.int32)
+            scratch = moe.MoeScratch(tokens, TOP_K, EXPERTS, HIDDEN, INNER, HALF, "cpu")
+            moe.experts(h, shares, ids, w13, w2, h.clone(), scratch, s13, s2)
