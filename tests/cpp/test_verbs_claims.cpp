@@ -16,7 +16,7 @@ constexpr std::uint64_t kLength = 64;
 
 struct Sink {
   Catalog catalog;
-  RegionPtr region = std::make_shared<Region>("kv", Memory::allocate(1 << 16, "kv"), 0, 1 << 16);
+  RegionPtr region = std::make_shared<Region>("kv", Memory::allocate(1 << 16, "kv", false), 0, 1 << 16);
   VerbsClaims claims;
 
   Sink() { catalog.add(region); }

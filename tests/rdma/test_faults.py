@@ -114,14 +114,15 @@ def test_packets_of_a_slow_link_that_arrive_late_write_nothing(wires: tuple[Wire
 
 
 def test_data_that_landed_while_its_acknowledgements_were_lost_is_not_written_again(
-    wires: tuple[Wire, Wire], caplog: pytest.LogCaptureFixture
+    wires: tuple[Wire, Wire],
 ) -> None:
     wire = wires[0]
     with (
         Endpoint("source", transports=("verbs",), devices=[wire.left]) as source,
         Endpoint("sink", transports=("verbs",), devices=[wire.right]) as sink,
     ):
-        src, dst = source.allocate(MIB, "kv"), sink.allocate(MIB, "kv")
+        # So little that the device sends all of it without an acknowledgement.
+        src, dst = source.allocate(16 * BLOCK, "kv"), sink.allocate(16 * BLOCK, "kv")
         src.array[:] = 1
         peer = source.connect(sink.descriptor(), timeout=20)
         sink.expect(1, dst, offsets(dst), BLOCK)
