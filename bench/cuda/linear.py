@@ -20,7 +20,7 @@ import report
 import torch
 from graph_timing import copies, copy_tbs, graph_us, matmul_tfs
 
-from nano.engine.kernels.linear import MAX_ROWS, linear, linear_fp8
+from nano.engine.kernels.linear import FUSED_ROWS, linear, linear_fp8
 from nano.engine.kernels.linear_tiles import Tile
 from nano.engine.kernels.quantize import FP8, new_scales, quantize
 
@@ -54,7 +54,7 @@ class Product:
         def call(weight: torch.Tensor) -> None:
             if not self.fp8:
                 linear(self.x, weight, self.out, tile)
-            elif len(self.x) <= MAX_ROWS:
+            elif len(self.x) <= FUSED_ROWS:
                 linear_fp8(self.x, None, weight, self.scales, self.out, tile)
             else:
                 linear_fp8(self.x8, self.x_scales, weight, self.scales, self.out, tile)

@@ -1,10 +1,11 @@
-"""The CPU engine beside transformers and vLLM: decode, prefill, a batch of 32, time to first token, start, memory.
+"""The CPU engine beside transformers, vLLM and llama.cpp: decode, prefill, a batch of 32, first token, start, memory.
 
-    python bench/engine/cpu.py tiny small 0.6B [--peers transformers,vllm] [--peer_python PATH] [--repeats 3]
+    python bench/engine/cpu.py tiny small 0.6B --peers transformers,vllm,llama.cpp \\
+        --peer_python vllm=PATH --peer_python llama.cpp=PATH [--repeats 3]
 
-Each engine runs in a process of its own. Answers are checked: the engine's greedy tokens must be the argmax of
-transformers' fp32 logits, or within a fifth of their standard deviation of it: bf16 rounds, and a wrong token would be
-three or four away.
+Each engine runs in a process of its own, a peer by the interpreter that has it; one that is not installed there is
+left out, visibly. Answers are checked: greedy tokens of nano and llama.cpp must be the argmax of transformers' fp32
+logits, or within a fifth of their standard deviation of it: bf16 rounds, and a wrong token would be three or four away.
 """
 
 from __future__ import annotations
@@ -132,7 +133,42 @@ def run_vllm(path: str, preset: str, repeats: int) -> dict[str, Any]:
     return measure(generate, vocab, preset, repeats)  # the engine's memory is in another process
 
 
-RUN = {"nano": run_nano, "transformers": run_transformers, "vllm": run_vllm}
+def run_llama(path: str, preset: str, repeats: int) -> dict[str, Any]:
+    import llama
+
+    checkpoint = Path(path)
+    vocab = json.loads((checkpoint / "config.json").read_text())["vocab_size"]
+    with tempfile.TemporaryDirectory() as folder:
+        llama.write_gguf(checkpoint, Path(folder) / "model.gguf")
+        model = llama.Llama(Path(folder) / "model.gguf", len(os.sched_getaffinity(0)))
+    out: dict[str, Any] = {"answers": [[p, model.generate([p], [24])[0]] for p in (ids(32, s, vocab) for s in (2, 3))]}
+    return out | measure(model.generate, vocab, preset, repeats)
+
+
+RUN = {"nano": run_nano, "transformers": run_transformers, "vllm": run_vllm, "llama.cpp": run_llama}
+MODULES = {"transformers": "transformers", "vllm": "vllm", "llama.cpp": "llama_cpp, gguf"}
+COLUMNS = ["decode", "prefill", "batch", "ttft_ms", "rss_mb"]
+
+
+def installed(kind: str, python: str) -> bool:
+    return subprocess.run([python, "-c", f"import {MODULES[kind]}"], capture_output=True).returncode == 0
+
+
+def with_ratio(peer: dict[str, Any], nano: dict[str, Any]) -> list[str]:
+    """The peer's figures, each with how many times better ours is."""
+    cells = []
+    for name in COLUMNS:
+        ratio = nano[name] / peer[name] if name in ("decode", "prefill", "batch") else peer[name] / nano[name]
+        cells.append(f"{report.cell(peer[name])} ({ratio:.2f}x)")
+    return cells
+
+
+def agreement(nano: list[Any], peer: list[Any]) -> str:
+    """Tokens that are equal up to each answer's first difference, after which the contexts differ."""
+    same = 0
+    for (_, ours), (_, theirs) in zip(nano, peer, strict=True):
+        same += next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b), len(ours))
+    return f"{same} of {sum(len(ours) for _, ours in nano)}"
 
 
 def check(path: str, answers: list[tuple[list[int], list[int]]]) -> str:
@@ -165,8 +201,8 @@ def child(kind: str, path: str, preset: str, repeats: int, python: str = sys.exe
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("presets", nargs="+", choices=sorted(PUBLISHED))
-    parser.add_argument("--peers", default="transformers", help="comma-separated: transformers, vllm, or none")
-    parser.add_argument("--peer_python", default=sys.executable, help="the interpreter that has vllm")
+    parser.add_argument("--peers", default="transformers", help=f"comma-separated: {', '.join(MODULES)}, or none")
+    parser.add_argument("--peer_python", action="append", default=[], metavar="PEER=PATH", help="which has that peer")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--child", choices=sorted(RUN))
     parser.add_argument("--path")
@@ -176,6 +212,12 @@ def main() -> None:
         return
     from nano.demo.random_checkpoint import PRESETS, make_checkpoint
 
+    peers = [kind for kind in flags.peers.split(",") if kind != "none"]
+    pythons = dict.fromkeys(peers, sys.executable) | dict(entry.split("=", 1) for entry in flags.peer_python)
+    for kind in pythons:
+        if kind not in MODULES:
+            parser.error(f"expected peers among {', '.join(MODULES)}, got {kind}")
+    absent = [kind for kind in peers if not installed(kind, pythons[kind])]
     threads = len(os.sched_getaffinity(0))
     bandwidth, gemm = report.read_bandwidth(threads), report.matmul_rate(threads)
     print(json.dumps(report.machine(), indent=2))
@@ -189,17 +231,26 @@ def main() -> None:
             weights = sum(f.stat().st_size for f in Path(folder).glob("*.safetensors"))
             nano = child("nano", folder, preset, flags.repeats)
             checked = check(folder, nano["answers"])
-            rows = [["nano", nano["decode"], nano["prefill"], nano["batch"], nano["ttft_ms"], nano["rss_mb"]]]
-            for kind in [kind for kind in flags.peers.split(",") if kind != "none"]:
-                python = flags.peer_python if kind == "vllm" else sys.executable
-                peer = child(kind, folder, preset, max(1, flags.repeats - 1), python)
-                rows.append([kind, *(peer[name] for name in ("decode", "prefill", "batch", "ttft_ms", "rss_mb"))])
+            rows = [["nano", *(nano[name] for name in COLUMNS)]]
+            for kind in peers:
+                if kind in absent:
+                    rows.append([f"{kind} (not installed)", *"-----"])
+                    continue
+                peer = child(kind, folder, preset, max(1, flags.repeats - 1), pythons[kind])
+                rows.append([kind, *with_ratio(peer, nano)])
                 results[f"{preset}/{kind}"] = peer
+                if "answers" in peer:
+                    agreed = agreement(nano["answers"], peer["answers"])
+                    checked += f"; {kind}: {check(folder, peer['answers'])}, equal to nano's before a tie: {agreed}"
             for name, (decode, prefill, batch, ttft) in PUBLISHED[preset].items():
                 rows.append([f"{name} (Zen 4)", decode, prefill, batch, ttft, "-"])
             shape = PRESETS[preset]
             columns = ["engine", "decode b1 tok/s", "prefill 1024 tok/s", "batch 32 tok/s", "TTFT 128 ms", "RSS MB"]
-            report.table(f"{preset}, bf16, greedy; tokens checked: {checked}", columns, rows)
+            report.table(
+                f"{preset}, bf16, greedy; tokens checked: {checked}\n(in brackets: how many times better nano is)",
+                columns,
+                rows,
+            )
             # The parameters that a token multiplies: all but the embedding table, unless lm_head shares it.
             active = weights / 2 - (0 if shape.tied else shape.vocab * shape.hidden)
             head = shape.vocab * shape.hidden

@@ -19,5 +19,6 @@ void bind_sched(py::module_ m);
 void bind_cpu_linear(py::module_ m);
 void bind_cpu_ops(py::module_ m);
 void bind_transfer(py::module_ m);
+void bind_transfer_descriptor(py::module_ m);
 
 }  // namespace nano

@@ -50,7 +50,7 @@ std::shared_ptr<Endpoint> make_endpoint(const std::string& name, const std::stri
                                         const std::optional<py::bytes>& secret, bool insecure,
                                         const std::optional<std::vector<std::string>>& devices,
                                         const std::optional<std::string>& advertise, double spin, double heartbeat,
-                                        double silence) {
+                                        double silence, const std::string& faults) {
   Config config;
   config.name = name;
   config.host = host;
@@ -64,6 +64,7 @@ std::shared_ptr<Endpoint> make_endpoint(const std::string& name, const std::stri
   config.spin_ns = nanoseconds(spin, "Endpoint: spin");
   config.heartbeat_ns = nanoseconds(heartbeat, "Endpoint: heartbeat");
   config.silence_ns = nanoseconds(silence, "Endpoint: silence");
+  config.faults = faults;
   py::gil_scoped_release release;
   // Its end waits for the worker, which may want the GIL for a callback.
   return {new Endpoint(std::move(config)), [](Endpoint* endpoint) {
@@ -122,16 +123,17 @@ void bind_endpoint(py::module_& m) {
       .def(py::init([](const std::string& name, const std::string& host, int port,
                        const std::optional<std::vector<std::string>>& names, const std::optional<py::bytes>& secret,
                        bool insecure, const std::optional<std::vector<std::string>>& devices,
-                       const std::optional<std::string>& advertise, double spin, double heartbeat, double silence) {
-             auto endpoint =
-                 make_endpoint(name, host, port, names, secret, insecure, devices, advertise, spin, heartbeat, silence);
+                       const std::optional<std::string>& advertise, double spin, double heartbeat, double silence,
+                       const std::string& faults) {
+             auto endpoint = make_endpoint(name, host, port, names, secret, insecure, devices, advertise, spin,
+                                           heartbeat, silence, faults);
              remember(endpoint);
              return endpoint;
            }),
            py::arg("name") = "", py::arg("host") = "127.0.0.1", py::arg("port") = 0, py::arg("transports") = py::none(),
            py::arg("secret") = py::none(), py::arg("insecure") = false, py::kw_only(), py::arg("devices") = py::none(),
            py::arg("advertise") = py::none(), py::arg("spin") = 50e-6, py::arg("heartbeat") = 1.0,
-           py::arg("silence") = 10.0)
+           py::arg("silence") = 10.0, py::arg("_faults") = "")
       .def_property_readonly("name", &Endpoint::name)
       .def_property_readonly("port", &Endpoint::port)
       .def_property_readonly("closed", &Endpoint::closed)

@@ -54,7 +54,7 @@ py::object awaited(const TransferPtr& self) {
 
 }  // namespace
 
-TransferPtr Request::post(const std::optional<std::uintptr_t>& stream) const {
+TransferPtr PyRequest::post(const std::optional<std::uintptr_t>& stream) const {
   auto op = std::make_shared<Op>();
   op->opcode = opcode;
   op->tag = tag;
@@ -95,10 +95,10 @@ void bind_operation(py::module_& m) {
           py::arg("fn"))
       .def("__await__", [](const TransferPtr& self) { return awaited(self); });
 
-  py::class_<Request>(m, "Request")
-      .def("post", &Request::post, py::arg("stream") = py::none(), py::call_guard<py::gil_scoped_release>())
-      .def_property_readonly("nbytes", [](const Request& self) { return self.blocks->count * self.blocks->length; })
-      .def_property_readonly("blocks", [](const Request& self) { return self.blocks->count; });
+  py::class_<PyRequest>(m, "Request")
+      .def("post", &PyRequest::post, py::arg("stream") = py::none(), py::call_guard<py::gil_scoped_release>())
+      .def_property_readonly("nbytes", [](const PyRequest& self) { return self.blocks->count * self.blocks->length; })
+      .def_property_readonly("blocks", [](const PyRequest& self) { return self.blocks->count; });
 }
 
 }  // namespace nano

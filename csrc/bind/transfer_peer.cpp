@@ -57,9 +57,9 @@ std::shared_ptr<const Blocks> build(Opcode opcode, const Region& region, const S
   return blocks;
 }
 
-Request prepare(const std::shared_ptr<Connection>& peer, Opcode opcode, const std::shared_ptr<PyRegion>& region,
-                const std::string& remote, const Side& local, const Side& far, std::int64_t length, std::uint64_t tag,
-                const py::object& pieces, std::optional<std::uint32_t> imm, double timeout) {
+PyRequest prepare(const std::shared_ptr<Connection>& peer, Opcode opcode, const std::shared_ptr<PyRegion>& region,
+                  const std::string& remote, const Side& local, const Side& far, std::int64_t length, std::uint64_t tag,
+                  const py::object& pieces, std::optional<std::uint32_t> imm, double timeout) {
   std::optional<Indices> numbers;
   if (!pieces.is_none()) numbers.emplace(pieces, "Peer.write: pieces");
   return {peer,
@@ -76,22 +76,23 @@ Request prepare(const std::shared_ptr<Connection>& peer, Opcode opcode, const st
 using PeerPtr = std::shared_ptr<Connection>;
 using PyRegionPtr = std::shared_ptr<PyRegion>;
 
-Request prepare_write(const PeerPtr& self, const PyRegionPtr& region, const std::string& remote, const py::object& src,
-                      const py::object& dst, std::int64_t length, std::uint64_t tag, const py::object& pieces,
-                      double timeout, std::optional<std::uint32_t> imm, std::int64_t src_base, std::int64_t src_stride,
-                      std::int64_t dst_base, std::int64_t dst_stride) {
+PyRequest prepare_write(const PeerPtr& self, const PyRegionPtr& region, const std::string& remote,
+                        const py::object& src, const py::object& dst, std::int64_t length, std::uint64_t tag,
+                        const py::object& pieces, double timeout, std::optional<std::uint32_t> imm,
+                        std::int64_t src_base, std::int64_t src_stride, std::int64_t dst_base,
+                        std::int64_t dst_stride) {
   return prepare(self, Opcode::kWrite, region, remote, Side(src, src_base, src_stride, "Peer.write: src"),
                  Side(dst, dst_base, dst_stride, "Peer.write: dst"), length, tag, pieces, imm, timeout);
 }
 
-Request prepare_read(const PeerPtr& self, const PyRegionPtr& region, const std::string& remote, const py::object& dst,
-                     const py::object& src, std::int64_t length, double timeout, std::int64_t dst_base,
-                     std::int64_t dst_stride, std::int64_t src_base, std::int64_t src_stride) {
+PyRequest prepare_read(const PeerPtr& self, const PyRegionPtr& region, const std::string& remote, const py::object& dst,
+                       const py::object& src, std::int64_t length, double timeout, std::int64_t dst_base,
+                       std::int64_t dst_stride, std::int64_t src_base, std::int64_t src_stride) {
   return prepare(self, Opcode::kRead, region, remote, Side(dst, dst_base, dst_stride, "Peer.read: dst"),
                  Side(src, src_base, src_stride, "Peer.read: src"), length, 0, py::none(), std::nullopt, timeout);
 }
 
-TransferPtr post_now(const Request& request, const std::optional<std::uintptr_t>& stream) {
+TransferPtr post_now(const PyRequest& request, const std::optional<std::uintptr_t>& stream) {
   py::gil_scoped_release release;
   return request.post(stream);
 }

@@ -9,7 +9,7 @@
 
 namespace nano {
 
-struct Request {
+struct PyRequest {
   std::shared_ptr<transfer::Connection> peer;
   std::shared_ptr<PyRegion> region;
   transfer::Opcode opcode;

@@ -76,6 +76,11 @@ class Connection final : public Assist,
   // The worker alone.
   void start(const Fd& epoll);  // registers with it; the greeting may begin
   void readable() { readable_.store(true, std::memory_order_release); }
+  // The peer sends no more: the socket is read to its end, for that is announced once.
+  void hung_up() {
+    hung_up_.store(true, std::memory_order_relaxed);
+    readable();
+  }
   void writable();
   bool progress();
   static constexpr std::uint64_t kSocketEvents = 3, kBellEvents = 4;  // in the low bits of an epoll event's data
@@ -194,7 +199,7 @@ class Connection final : public Assist,
   std::atomic_flag turn_;
   int waiters_ = 0;  // of those threads, that read the socket; under the mutex
   int epoll_ = -1;   // the worker's, which looks for input only while no thread waits
-  std::atomic<bool> readable_{true};
+  std::atomic<bool> readable_{true}, hung_up_{false};
   std::atomic<std::int64_t> heard_;
   Inbox inbox_;
   Hello hello_;

@@ -227,8 +227,8 @@ bool Connection::on_ack(const Frame& frame) {
   const auto status = static_cast<Status>(std::min(frame.status, static_cast<std::uint32_t>(Status::kCount)));
   if (status != Status::kOk) {
     refuse(op, status, frame.first, frame.blocks, finished);
-  } else if (op->opcode != Opcode::kWrite) {
-    return false;
+  } else if (op->opcode != Opcode::kWrite || frame.first != op->confirmed) {
+    return false;  // answers come in the order of the chunks, each once
   } else {
     confirm(op, frame.count, finished);
   }

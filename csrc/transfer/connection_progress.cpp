@@ -86,7 +86,7 @@ bool Connection::receive() {
     } catch (const Error& thrown) {
       error = thrown;
     }
-    if (!inbox_.drained()) readable_.store(true, std::memory_order_relaxed);
+    if (!inbox_.drained() || hung_up_.load(std::memory_order_relaxed)) readable_.store(true, std::memory_order_relaxed);
     if (result == Inbox::Result::kBroken) error = Error(Code::kPeerLost, cat("protocol error: ", inbox_.error()));
     if (result == Inbox::Result::kMoved) heard_.store(boot_ns(), std::memory_order_relaxed);
   }

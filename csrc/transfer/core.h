@@ -22,6 +22,7 @@ struct Config {
   std::vector<std::string> transports = transport_names();
   std::vector<std::string> devices;  // of verbs; empty: all
   std::string secret;                // empty: none
+  std::string faults;                // of tests: a FaultScript; empty: none
   bool insecure = false;
   std::int64_t spin_ns = 50'000;
   std::int64_t heartbeat_ns = 1'000'000'000;

@@ -55,7 +55,7 @@ class CudaPath final : public Path {
     std::uint32_t id = 0;
     bool here = false;  // of another endpoint of this process
     bool host = false;
-    bool readable = false;
+    std::atomic<bool> readable{false};
     cuda::Uuid owner{};  // unless host
     cuda::Share share;
     Fd fd;

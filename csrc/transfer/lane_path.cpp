@@ -1,10 +1,7 @@
-// A lane path's negotiation, and this side's own operations.
+// A lane path's own operations: posting, reaping, and reading.
 #include "transfer/lane_path.h"
 
-#include <fcntl.h>
-
 #include <algorithm>
-#include <cerrno>
 
 #include "base/error.h"
 #include "transfer/clock.h"
@@ -20,62 +17,7 @@ constexpr std::uint32_t kNotifyPieces = 1024;
 static_assert(kNotifySlots <= kSlots && kNotifyPieces + kChunkPieces <= kLanePieces);
 constexpr std::uint64_t kInlineRead = 64 << 10;  // a read up to this is copied by the caller
 
-Fd duplicate(const Fd& fd) {
-  Fd out(fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));
-  NANO_CHECK(out, Code::kSystem, "transfer: duplicating a descriptor: ", errno_text(errno));
-  return out;
-}
-
 }  // namespace
-
-void LanePath::start() {
-  host_.watch(own_bell_.get());
-  if (role_ != Role::kConnector) return;
-  use(Link::create());
-  std::vector<Fd> descriptors;
-  descriptors.push_back(duplicate(link_->fd()));
-  descriptors.push_back(duplicate(own_bell_));
-  host_.send(*this, BodyWriter().put(Note::kLink).text(probe()).bytes(), std::move(descriptors));
-}
-
-void LanePath::use(std::unique_ptr<Link> link) {
-  link_ = std::move(link);
-  const int mine = role_ == Role::kConnector ? 0 : 1;
-  out_ = &link_->lane(mine);
-  in_ = &link_->lane(1 - mine);
-}
-
-bool LanePath::on_frame(std::string_view body, std::vector<Fd> descriptors) {
-  BodyReader in(body);
-  const Note note = in.get<Note>();
-  if (note == Note::kKnown) {
-    known_.insert(in.get<std::uint32_t>());
-    return in.ok();
-  }
-  const bool connector = role_ == Role::kConnector;
-  if (note == Note::kGood) {
-    if (connector || !link_) return false;
-    host_.usable(*this);
-    return true;
-  }
-  const std::string found = in.text();
-  if (!in.ok() || bell_ || descriptors.size() != (connector ? 1u : 2u) ||
-      note != (connector ? Note::kBell : Note::kLink)) {
-    return false;
-  }
-  try_probe(found);
-  bell_ = std::move(descriptors.back());
-  if (connector) {
-    host_.send(*this, BodyWriter().put(Note::kGood).bytes());
-    host_.usable(*this);
-  } else {
-    use(Link::open(std::move(descriptors.front())));
-    descriptors.clear();
-    descriptors.push_back(duplicate(own_bell_));
-    host_.send(*this, BodyWriter().put(Note::kBell).text(probe()).bytes(), std::move(descriptors));
-  }
-  return true;
-}
 
 bool LanePath::takes(const Op& op) const {
   if (op.local->memory->on_device()) return false;
@@ -121,9 +63,9 @@ void LanePath::settle(const OpPtr& op, std::size_t first, std::size_t count, Sta
 void LanePath::finish_read(const OpPtr& op, std::size_t first, std::size_t count, Status status, Finished& finished) {
   if (op->ended || in_->closed.load(std::memory_order_acquire) != 0) return;  // the connection's end ends it
   if (status == Status::kOk || status == Status::kUnmapped) {
-    std::atomic_thread_fence(std::memory_order_acquire);
-    if (status == Status::kUnmapped ||
-        in_->retired.load(std::memory_order_acquire) != gone_.load(std::memory_order_acquire)) {
+    // Read-modify-write, so that it comes after the bytes were read.
+    const std::uint32_t retired = in_->retired.fetch_add(0, std::memory_order_acq_rel);
+    if (status == Status::kUnmapped || retired != gone_.load(std::memory_order_acquire)) {
       host_.reroute(op);  // a region is being closed there: the peer itself knows whether it was this one
       return;
     }
@@ -244,10 +186,6 @@ void LanePath::close() {
   for (std::uint32_t at = head_.load(std::memory_order_relaxed); at != tail_; ++at) {
     if (posted_[at % kSlots].op) abandon(*posted_[at % kSlots].op);
   }
-}
-
-void LanePath::retiring(const Region&) {
-  if (link_) out_->retired.fetch_add(1, std::memory_order_seq_cst);
 }
 
 // Our own reads, a chunk at a time: the worker, and whoever waits for one.

@@ -120,6 +120,7 @@ class LanePath : public Path {
   std::unordered_set<std::uint32_t> known_;  // memory of ours that the peer can pull from
   std::unordered_map<std::uint64_t, FarRegion> regions_;
   std::atomic<std::uint32_t> gone_{0};  // regions whose end the peer has told
+  std::uint32_t retired_ = 0;           // regions of ours that were closed; also in the link, where the peer sees it
 
   // The other side's operations; the worker alone.
   std::uint32_t cursor_ = 0;

@@ -1,4 +1,4 @@
-// The destination's side of a lane path: what the peer has told of its memory, and copying out of it.
+// The destination's side of a lane path: copying out of the peer's memory.
 #include <algorithm>
 
 #include "base/error.h"
@@ -6,48 +6,6 @@
 #include "transfer/lane_path.h"
 
 namespace nano::transfer {
-
-std::optional<Announcement> LanePath::announce(const Region& region) {
-  if (region.memory->on_device()) return std::nullopt;
-  Announcement out;
-  if (!describe(*region.memory, out)) return std::nullopt;
-  BodyWriter body;
-  body.put(region.memory->id()).put<std::uint64_t>(region.memory->size());
-  body.put<std::uint64_t>(region.base).put<std::uint64_t>(region.size).text(out.body);
-  out.body = body.bytes();
-  return out;
-}
-
-bool LanePath::on_region(std::uint64_t key, std::string_view body, std::vector<Fd> descriptors) {
-  BodyReader in(body);
-  const auto memory = in.get<std::uint32_t>();
-  const auto memory_size = in.get<std::uint64_t>(), base = in.get<std::uint64_t>(), size = in.get<std::uint64_t>();
-  const std::string description = in.text();
-  if (!in.ok()) return false;
-  NANO_CHECK(base <= memory_size && size <= memory_size - base && size > 0, Code::kRefused,
-             "a peer's region lies outside its memory");
-  auto at = memories_.find(memory);
-  if (at == memories_.end()) {
-    Far far = open(description, memory_size, std::move(descriptors));
-    at = memories_.emplace(memory, std::move(far)).first;
-  }
-  NANO_CHECK(base + size <= at->second.size, Code::kRefused, "a peer's region lies outside its memory");
-  regions_.insert_or_assign(key, FarRegion{memory, {at->second.address + base, size, at->second.keep}});
-  host_.send(*this, BodyWriter().put(Note::kKnown).put(memory).bytes());
-  return true;
-}
-
-void LanePath::on_gone(std::uint64_t key) {
-  gone_.fetch_add(1, std::memory_order_acq_rel);
-  const auto at = regions_.find(key);
-  if (at == regions_.end()) return;
-  const std::uint32_t memory = at->second.memory;
-  regions_.erase(at);
-  for (const auto& [other, region] : regions_) {
-    if (region.memory == memory) return;
-  }
-  memories_.erase(memory);
-}
 
 bool LanePath::serve() {
   if (!link_) return false;

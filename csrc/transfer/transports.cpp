@@ -7,6 +7,7 @@
 #include "transfer/cma_path.h"
 #include "transfer/core.h"
 #include "transfer/cuda_transport.h"
+#include "transfer/fault_path.h"
 #include "transfer/shm_path.h"
 #include "transfer/verbs_backend.h"
 
@@ -55,7 +56,9 @@ bool any_transport(const std::vector<std::string>& names, bool local) {
 std::vector<std::unique_ptr<Transport>> make_transports(const Config& config) {
   std::vector<std::unique_ptr<Transport>> out;
   for (const TransportKind& kind : kKinds) {
-    if (kind.make && contains(config.transports, kind.name)) out.push_back(kind.make(config));
+    if (!kind.make || !contains(config.transports, kind.name)) continue;
+    out.push_back(kind.make(config));
+    if (!config.faults.empty()) out.back() = make_faulty(std::move(out.back()), config.faults);
   }
   return out;
 }

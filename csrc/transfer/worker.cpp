@@ -173,7 +173,8 @@ bool Worker::poll(int timeout_ms) {
     } else if (source == Source::kSocket) {
       const auto at = active_.find(event.data.u64 >> 3);
       if (at == active_.end()) continue;
-      if (event.events & ~std::uint32_t{EPOLLOUT}) at->second->readable();
+      if (event.events & EPOLLIN) at->second->readable();
+      if (event.events & ~std::uint32_t{EPOLLIN | EPOLLOUT}) at->second->hung_up();
       if (event.events & EPOLLOUT) at->second->writable();
     }
   }

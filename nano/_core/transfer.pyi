@@ -253,6 +253,7 @@ class Endpoint:
         spin: float = 50e-6,
         heartbeat: float = 1.0,
         silence: float = 10.0,
+        _faults: str = "",  # of tests: csrc/transfer/fault_script.h
     ) -> None: ...
     @property
     def name(self) -> str: ...
@@ -320,3 +321,12 @@ def copy_limit(
     streaming: bool,
 ) -> None:
     """Copies blocks in the calling thread and does nothing else: what a benchmark compares shm with."""
+
+def parse_descriptor(descriptor: bytes) -> tuple[str, str, int, str, str]:
+    """(name, host, port, host_id, unix socket) of an endpoint; host and socket are empty where it has none.
+
+    host_id: equal for two endpoints of one running kernel. Raises InvalidInput, Refused (another protocol version).
+    """
+
+def address_descriptor(host: str, port: int) -> bytes:
+    """A descriptor for the endpoint whose TCP port that is. Raises InvalidInput."""

@@ -23,6 +23,7 @@ from nano.engine.runner import OPTIONAL, OnLayer
 from nano.engine.sampled import Sampled
 from nano.engine.sampling_options import SamplingOptions, StepOptions
 from nano.engine.step_arrays import Limits, StepArrays
+from nano.errors import Internal
 
 if TYPE_CHECKING:
     from nano._core.sched import Batch
@@ -49,11 +50,13 @@ class CudaRunner:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._graphs = Graphs(use_graphs and self._stream is not None)
         seqs = arrays.limits.seqs
-        self._sampler = Sampler(seqs, model.config.vocab_size, device)
+        # What goes down after a step: its tokens, then the sampler's count of rows that it could not sample.
+        self._results = torch.zeros(seqs + 1, dtype=torch.int32, device=device)
+        self._sampled = self._results[:seqs]
+        self._sampler = Sampler(seqs, model.config.vocab_size, device, self._results[seqs:])
         self._options = SamplingOptions(model.config.vocab_size, device)
-        self._sampled = torch.zeros(seqs, dtype=torch.int32, device=device)
         pinned = self._stream is not None
-        self._down = [torch.zeros(seqs, dtype=torch.int32, pin_memory=pinned) for _ in range(DEPTH)]
+        self._down = [torch.zeros(seqs + 1, dtype=torch.int32, pin_memory=pinned) for _ in range(DEPTH)]
         self._landed = [torch.cuda.Event() for _ in range(DEPTH)] if pinned else []
         self._turn = 0
 
@@ -69,6 +72,7 @@ class CudaRunner:
             self._forward(limits.tokens, limits.seqs, False)
             self._forward(1, 1, True)
             self._head(limits.seqs)
+            self._results.zero_()
         if self._stream is not None:
             self._stream.synchronize()
 
@@ -102,8 +106,8 @@ class CudaRunner:
                 self._head(samples, options)
             elif samples:
                 run(("head", samples), lambda: self._head(samples))
-        down = self._down[turn][:count]
-        down.copy_(self._sampled[:count], non_blocking=True)
+        down = self._down[turn]
+        down.copy_(self._results, non_blocking=True)
         logprobs = None if options is None else self._options.download(options, batch)
         landed = self._landed[turn] if self._landed else None
         if landed is not None:
@@ -112,7 +116,9 @@ class CudaRunner:
         def sampled() -> Sampled:
             if landed is not None:
                 landed.synchronize()
-            return Sampled(down.numpy(), None if logprobs is None else logprobs())
+            if bad := int(down[-1]):
+                raise Internal(f"sample: the logits of {bad} rows hold NaN or have no finite largest value")
+            return Sampled(down[:count].numpy(), None if logprobs is None else logprobs())
 
         return sampled
 

@@ -14,18 +14,16 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
+from transfer_child import ENVIRONMENT, child, wait_event
 
 from nano._core import counters
 from nano.errors import DeadlineExceeded, NanoError, PeerLost, Refused
-from nano.transfer import Endpoint, Event
+from nano.transfer import Endpoint
 
 MIB = 1 << 20
-ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # children import the same nano
 
 # Serves a region "kv" and expects tag 1 in it; answers "missing" and echoes messages until its stdin ends.
 SINK = """
@@ -66,69 +64,6 @@ with Endpoint("source", transports=(transport,)) as ep:
     while True:
         peer.write(region, "kv", offsets, offsets, 16384).wait()
 """
-
-
-class Child:
-    def __init__(self, script: str, *args: object) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", script, *map(str, args)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=ENVIRONMENT,
-        )
-        self.first = self.readline()
-
-    def readline(self) -> str:
-        assert self.process.stdout is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], 30)
-        assert ready, "the child said nothing for 30 s"
-        return self.process.stdout.readline().strip()
-
-    def ask(self, line: str) -> str:
-        assert self.process.stdin is not None
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        return self.readline()
-
-    def signal(self, number: int) -> None:
-        os.kill(self.process.pid, number)
-
-    def freeze(self) -> None:
-        """Stops every thread of it, and waits until that is so."""
-        self.signal(signal.SIGSTOP)
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline:
-            states = [Path(f"/proc/{self.process.pid}/task/{task}/stat").read_text().rsplit(")", 1)[1].split()[0]
-                      for task in os.listdir(f"/proc/{self.process.pid}/task")]  # fmt: skip
-            if set(states) == {"T"}:
-                return
-            time.sleep(0.001)
-        raise AssertionError("it did not stop")
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.communicate()
-
-
-@contextlib.contextmanager
-def child(script: str, *args: object) -> Iterator[Child]:
-    made = Child(script, *args)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-def wait_event(endpoint: Endpoint, kind: str, seconds: float) -> Event:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        select.select([endpoint], [], [], max(0.0, deadline - time.monotonic()))
-        for event in endpoint.poll():
-            if event.kind == kind:
-                return event
-    raise AssertionError(f"no {kind} event within {seconds} s")
 
 
 transports = pytest.mark.parametrize("transport", ["shm", "cma", "tcp"])

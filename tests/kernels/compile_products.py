@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import torch
 
-from nano.engine.kernels import linear, moe, quantize
+from nano.engine.kernels import expert_products, expert_rows, linear, moe, quantize, routing
 from nano.engine.kernels.linear_tiles import TILES, Tile
 
-MODULES = (linear, moe, quantize)
+MODULES = (expert_products, expert_rows, linear, quantize, routing)
 HALF, FP8 = torch.bfloat16, torch.float8_e4m3fn
 EXPERTS, TOP_K, HIDDEN, INNER = 128, 8, 2048, 768
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 from kernel_device import DEVICE
+from safetensors.torch import load_file, save_file
 
 from nano import LLM, SamplingParams
 from nano.demo.random_checkpoint import make_checkpoint
+from nano.errors import Internal
 
 # On a device dividing by zero is silent; interpreted, NumPy warns.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -62,3 +65,21 @@ def test_both_backends_obey_penalties_bias_and_logprobs(tmp_path: Path) -> None:
         for a, b in zip(one.logprobs or (), other.logprobs or (), strict=True):
             assert a == pytest.approx(b, abs=1e-4)
     assert set(outputs[0][1].token_ids) == {5}
+
+
+def test_weights_that_make_nan_end_the_step_with_an_error(tmp_path: Path) -> None:
+    make_checkpoint(
+        tmp_path, hidden=64, layers=1, heads=4, kv_heads=2, head_dim=16, intermediate=96, vocab=512, tied=False,
+        dtype="float32", max_position=512,
+    )  # fmt: skip
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file(weights | {"model.norm.weight": weights["model.norm.weight"] * math.nan}, tmp_path / "model.safetensors")
+    for device in DEVICES:
+        with (
+            LLM(
+                str(tmp_path), device=device, dtype="float32", skip_tokenizer_init=True, threads=1, max_model_len=128,
+                kvcache_bytes=4 << 20, kvcache_block_size=16, max_num_batched_tokens=48, max_num_seqs=8,
+            ) as llm,
+            pytest.raises(Internal, match="NaN"),
+        ):  # fmt: skip
+            llm.generate(PROMPTS[:2], SamplingParams(temperature=0.0, max_tokens=2))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from kernel_device import CUDA, DEVICE, HALF, TOLERANCE, relative_error
 
-from nano.engine.kernels.linear import FUSED_ROWS, Tile, linear, linear_fp8, linear_norm, linear_silu
+from nano.engine.kernels.linear import FUSED_ROWS, Tile, fuses_silu, linear, linear_fp8, linear_norm, linear_silu
 from nano.engine.kernels.quantize import FP8, GROUP, new_scales, quantize
 from nano.errors import InvalidInput
 
@@ -142,6 +142,15 @@ def test_silu_and_product_in_one_are_the_two_in_turn(rows: int) -> None:
         both = x.double() @ weight.double().T
         wanted = torch.nn.functional.silu(both[:, :100]) * both[:, 100:]
         assert relative_error(out, wanted) < 2 * TOLERANCE[HALF]
+
+
+def test_silu_and_product_of_many_rows_are_the_two_in_turn() -> None:
+    rows, n, k = 515, 384 if CUDA else 128, 192 if CUDA else 64
+    x, weight, out = random(rows, k), random(2 * n, k, seed=1) / k**0.5, poisoned(rows, n)
+    assert fuses_silu(rows, weight)
+    linear_silu(x, weight, out)
+    both = x.double() @ weight.double().T
+    assert relative_error(out, torch.nn.functional.silu(both[:, :n]) * both[:, n:]) < 2 * TOLERANCE[HALF]
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:

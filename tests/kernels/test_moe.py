@@ -6,8 +6,10 @@ import pytest
 import torch
 from kernel_device import CUDA, DEVICE, HALF, TOLERANCE, relative_error
 
-from nano.engine.kernels.moe import MoeScratch, Tile, experts, route
+from nano.engine.kernels.expert_products import Tile
+from nano.engine.kernels.moe import MoeScratch, experts, route
 from nano.engine.kernels.quantize import FP8, GROUP
+from nano.engine.kernels.routing import FEW_PAIRS, order_pairs
 from nano.errors import InvalidInput
 
 FP8_TOLERANCE = 6e-2 if CUDA else 0.3
@@ -74,6 +76,7 @@ def test_equal_experts_are_taken_in_order() -> None:
         (40, None, (Tile(16, 32, 64), Tile(64, 64, 32))),
         (70, None, (Tile(128, 64, 64), Tile(32, 128, 64))),
         (70, None, (Tile(32, 32, 64, tma=True), Tile(16, 64, 32, tma=True))),
+        (70, None, (Tile(16, 64, 64, stays=True), Tile(32, 64, 64, stays=True, flatten=True))),
     ],
 )
 def test_experts_give_what_each_token_s_experts_give(
@@ -108,15 +111,33 @@ def test_experts_may_get_all_tokens_or_none(split: str) -> None:
     assert relative_error(out, reference(h, weights, ids, w13.double(), w2.double())) < 2 * TOLERANCE[HALF]
 
 
-@pytest.mark.parametrize(("tokens", "direct"), [(1, None), (3, False), (20, None)])
-def test_fp8_experts_give_what_their_weights_stand_for(tokens: int, direct: bool | None) -> None:
+@pytest.mark.parametrize(("pairs", "count"), [(1, 5), (40, 128), (FEW_PAIRS + 300, 7)])
+def test_pairs_come_in_order_of_their_experts_and_their_own(pairs: int, count: int) -> None:
+    ids = torch.randint(0, count, (pairs, 1), generator=torch.Generator().manual_seed(0)).to(DEVICE, torch.int32)
+    ids[ids == 2] = 3  # an expert without pairs
+    scratch = MoeScratch(pairs, 1, count, 16, 16, torch.float32, DEVICE)
+    order_pairs(ids, count, scratch.order, scratch.offsets, scratch.counts)
+    flat = ids.flatten().long()
+    assert torch.equal(scratch.order.long(), flat.sort(stable=True).indices)
+    assert scratch.offsets.tolist() == [0, *torch.bincount(flat, minlength=count).cumsum(0).tolist()]
+
+
+STAY = (Tile(16, 256, 128, 8, stays=True), Tile(16, 128, 128, stays=True))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "direct", "tiles"), [(1, None, None), (3, False, None), (20, None, None), (20, None, STAY)]
+)
+def test_fp8_experts_give_what_their_weights_stand_for(
+    tokens: int, direct: bool | None, tiles: tuple[Tile, Tile] | None
+) -> None:
     count, top_k, hidden, inner = 4, 2, 256, 128
     h, (weights, ids) = random(tokens, hidden, dtype=HALF), routed(tokens, count, top_k)
     w13, w2 = random(count, 2 * inner, hidden, seed=1).to(FP8), random(count, hidden, inner, seed=2).to(FP8)
     s13, s2 = random(count, 2, 2, seed=3).abs() / 16 + 0.03, random(count, 2, 1, seed=4).abs() / 16 + 0.03
     out = torch.full_like(h, float("nan"))
     scratch = MoeScratch(32, top_k, count, hidden, inner, HALF, DEVICE)
-    experts(h, weights, ids, w13, w2, out, scratch, s13, s2, direct=direct)
+    experts(h, weights, ids, w13, w2, out, scratch, s13, s2, tiles, direct)
     assert relative_error(out, reference(h, weights, ids, meaning(w13, s13), meaning(w2, s2))) < FP8_TOLERANCE
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from kernel_device import CUDA, DEVICE
 from sampling_model import drawn, kept, penalized, uniform
 
@@ -313,3 +315,33 @@ def test_a_captured_graph_follows_its_arrays() -> None:
         graph.replay()
         expected = sample(logits, temperature, top_p, top_k, min_p, 7, np.arange(rows))
         np.testing.assert_array_equal(out.cpu().numpy(), expected)
+
+
+@settings(max_examples=200 if CUDA else 12, deadline=None)
+@given(data=st.data())
+def test_any_row_gets_the_token_that_the_model_of_sampling_says(data: st.DataObject) -> None:
+    vocab = data.draw(st.sampled_from([1, 2, 16, 130, 384, 1000]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    dtype = data.draw(st.sampled_from(DTYPES))
+    values = rng.standard_normal((1, vocab)) * data.draw(st.sampled_from([0.0, 0.5, 3.0, 100.0]))
+    values[0, rng.random(vocab) < data.draw(st.sampled_from([0.0, 0.5, 0.99]))] = -np.inf
+    values[0, rng.integers(vocab)] = data.draw(st.sampled_from([-200.0, 0.0, 5.0]))
+    logits = torch.from_numpy(values).to(dtype).to(DEVICE)
+    temperature = data.draw(st.sampled_from([0.0, 0.3, 1.0, 5.0]))
+    top_p = np.float32(data.draw(st.sampled_from([1.0, 0.999, 0.9, 0.5, 0.01])))
+    top_k = data.draw(st.sampled_from([0, 1, 2, 7, 200, 5000]))
+    min_p = np.float32(data.draw(st.sampled_from([0.0, 1e-6, 0.1, 0.7, 1.0])))
+    seed, position = data.draw(st.integers(0, 2**64 - 1)), data.draw(st.integers(0, 2**31 - 1))
+    token = int(sample(logits, temperature, top_p, top_k, min_p, np.uint64(seed), position)[0])
+    row, u = plain(logits)[0], uniform(seed, position)
+    if temperature == 0.0:
+        assert token == row.argmax()
+        return
+    # A token right at the edge of what is kept may be on either side of it.
+    near = [
+        kept(row, temperature, float(top_p) * p, top_k, float(min_p) * m)
+        for p in (1.0, 1 - 1e-5, 1 + 1e-5)
+        for m in (1.0, 1 - 1e-5, 1 + 1e-5)
+        if float(min_p) * m <= 1.0
+    ]
+    assert any(drawn(p, token, u, 1e-5) for p in near)

@@ -12,6 +12,7 @@ from triton.language.extra import cuda as tlx
 from nano.engine.kernels.launch import dependent_launch, processors
 from nano.engine.kernels.paging import LOG2E, MASKED_SCORE, dot, prefetch_rows, tile_rows
 from nano.engine.kernels.rope import normed_rotated_row, to_cache
+from nano.errors import InvalidInput
 
 
 @triton.jit
@@ -251,26 +252,25 @@ def _decode(
 
 @dataclass(frozen=True)
 class DecodeConfig:
-    """How decode attention is cut up: positions a tile, tiles in flight, warps, programs a multiprocessor,
-    tiles that each asks for before it waits for the kernel before it, and the least tiles of a program."""
+    """How decode attention is cut up."""
 
-    tile: int
+    tile: int  # positions
     stages: int
     warps: int
-    programs: int
-    prefetch: int
-    least: int = 1
-    ahead: bool = False
-    pieces: int = 16
+    programs: int  # a multiprocessor
+    prefetch: int  # tiles that each program asks for before it waits for the kernel before it
+    least: int = 2  # tiles a program: adding up pieces takes as long as one more tile
+    ahead: bool = False  # the next sequence's first tile is loaded while a result is stored
+    pieces: int = 8  # added up at a time
 
 
-def decode_config(sequences: int, head_dim: int, element_size: int) -> DecodeConfig:
+def decode_config(sequences: int, element_size: int) -> DecodeConfig:
     """Measured on an H100; `element_size` is the cache's, in bytes."""
     if element_size == 4:
         return DecodeConfig(tile=32, stages=2, warps=4, programs=2, prefetch=2)
     if sequences == 1:
-        return DecodeConfig(tile=64, stages=5, warps=2, programs=2, prefetch=2, least=2)
-    return DecodeConfig(tile=64, stages=5, warps=4, programs=2, prefetch=2)
+        return DecodeConfig(tile=64, stages=5, warps=2, programs=2, prefetch=2)
+    return DecodeConfig(tile=64, stages=5, warps=4, programs=3, prefetch=2)
 
 
 class DecodeScratch:
@@ -313,9 +313,16 @@ def _launch(
     kv_heads, block_size = k.shape[1], k.shape[2]
     group = heads // kv_heads
     if config is None:
-        config = decode_config(sequences, head_dim, k.element_size())
+        config = decode_config(sequences, k.element_size())
+    programs = config.programs * processors(scratch.device)
+    rows = (programs + sequences * kv_heads) * group
+    if rows > scratch.partials.shape[0] or sequences * kv_heads > scratch.arrivals.shape[0]:
+        raise InvalidInput(
+            f"decode_attention: {sequences} sequences of {heads} heads need scratch of {rows} rows, "
+            f"got {scratch.partials.shape[0]}"
+        )
     pdl = dependent_launch(out.device)
-    _decode[(config.programs * processors(scratch.device),)](
+    _decode[(programs,)](
         q, q_norm, k_norm, rope_table, k, v, tables, context_lens, out,
         scratch.partials, scratch.tops, scratch.wholes, scratch.arrivals,
         scale * k_scale * LOG2E, k_scale, v_scale, eps, sequences, tables.stride(0),

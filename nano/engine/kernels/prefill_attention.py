@@ -123,18 +123,15 @@ _SHORT = 256
 
 @dataclass(frozen=True)
 class PrefillConfig:
-    """How prefill attention is cut up: query rows (tokens x a group's heads), positions a tile, tiles in flight,
-    warps, and a bound on a thread's registers.
-    """
+    """How prefill attention is cut up."""
 
-    rows: int
-    tile: int
+    rows: int  # tokens x a group's heads
+    tile: int  # positions
     stages: int
     warps: int
-    registers: int | None = None
 
 
-def prefill_config(head_dim: int, element_size: int) -> PrefillConfig:
+def prefill_config(element_size: int) -> PrefillConfig:
     """Measured on an H100; `element_size` is the queries', in bytes."""
     if element_size == 4:
         return PrefillConfig(rows=32, tile=32, stages=1, warps=4)
@@ -170,7 +167,7 @@ def prefill_attention(
                 q, k, v, tables, cu_query, context_lens, out, scale * k_scale, v_scale
             )
             return
-        config = prefill_config(head_dim, q.element_size())
+        config = prefill_config(q.element_size())
     pdl = dependent_launch(q.device)
     chunks = tokens // (config.rows // group) + sequences + 1
     _prefill[(chunks, kv_heads)](
@@ -180,5 +177,5 @@ def prefill_attention(
         out.stride(0), out.stride(1),
         GROUP=group, HEAD_DIM=head_dim, BLOCK_SIZE=block_size, ROWS=config.rows, TILE=config.tile,
         STAGES=config.stages, SEARCH=16 if sequences < 16 else 256, PDL=pdl,
-        num_warps=config.warps, launch_pdl=pdl, maxnreg=config.registers,
+        num_warps=config.warps, launch_pdl=pdl,
     )  # fmt: skip

@@ -375,20 +375,20 @@ def _logprobs(
 
 
 class Sampler:
-    """Scratch for `sample`. `errors` (int32 [1], on the device) counts rows whose logits held a NaN or had no finite
-    largest value: their token is 0."""
+    """Scratch for `sample`. `errors` (int32 [1], on the device, zero; own memory unless given) counts the rows whose
+    logits held a NaN or had no finite largest value: their token is 0."""
 
     WIDE_K = 64  # groups that a nucleus is first looked for in
     TILE = 64
     SCAN_TILE = 32
     CHOICE: ClassVar[dict[str, int]] = {"num_warps": 16}
 
-    def __init__(self, max_rows: int, vocab: int, device: torch.device) -> None:
+    def __init__(self, max_rows: int, vocab: int, device: torch.device, errors: torch.Tensor | None = None) -> None:
         if not 1 <= vocab < 2**31 - 2**16:
             raise InvalidInput(f"sampler: vocab: expected 1 to 2^31 - 2^16, got {vocab}")
         self.max_rows, self.vocab = max_rows, vocab
         self.groups = triton.cdiv(vocab, GROUP.value)
-        self.errors = torch.zeros(1, dtype=torch.int32, device=device)
+        self.errors = torch.zeros(1, dtype=torch.int32, device=device) if errors is None else errors
         room = (max_rows, self.groups)
         self._maxima, self._sums, self._masses = (
             torch.empty(room, dtype=torch.float32, device=device) for _ in range(3)

@@ -127,19 +127,25 @@ def mass_from(line, area, listed, bound, top, scale, SHIFT: tl.constexpr, TILE: 
 
 
 @triton.jit
-def _bound(low, high, n: tl.constexpr, centre, nats: tl.constexpr, spread, scale, SHIFT: tl.constexpr):
-    """The n-th of 7 keys that divide (low, high): evenly, or some nats away from a centre."""
-    evenly = low + n * ((high - low + 7) // 8)
-    around = key_of(centre + nats / scale, SHIFT).to(tl.int64)
-    key = tl.where(spread, tl.maximum(around, low + 1), evenly)
-    return tl.minimum(key, tl.maximum(high - 1, low + 1))
+def _bound(low, high, n, centre, spread, scale, SHIFT: tl.constexpr):
+    """The n-th of 8 keys that divide (low, high): evenly, or around a centre, 0.03 nats off and then four times as far
+    each."""
+    evenly = low + n * ((high - low + 8) // 9)
+    nats = tl.where(n < 5, -0.03, 0.03) * tl.exp2(2.0 * tl.where(n < 5, 4 - n, n - 5).to(tl.float32))
+    around = tl.maximum(key_of(centre + nats / scale, SHIFT).to(tl.int64), low + 1)
+    return tl.minimum(tl.where(spread, around, evenly), tl.maximum(high - 1, low + 1))
+
+
+@triton.jit
+def _value_bound(low, high, n: tl.constexpr, centre, spread, scale, SHIFT: tl.constexpr):
+    return value_of(_bound(low, high, tl.full([], n, tl.int32), centre, spread, scale, SHIFT).to(tl.int32), SHIFT)
 
 
 @triton.jit
 def search(line, area, listed, low, high, wanted, by_mass, top, scale, SHIFT: tl.constexpr, TILE: tl.constexpr):
     """The largest key in [low, high) from which on the listed logits reach `wanted` (fp32) in mass, or in number.
 
-    Those from `low` on are known to reach it, those from `high` on not to. Each pass over the list measures from 7 keys
+    Those from `low` on are known to reach it, those from `high` on not to. Each pass over the list measures from 8 keys
     on. Of a long list a sample is searched first: it says around which key the first pass had better look.
     """
     low = low.to(tl.int64)
@@ -155,20 +161,14 @@ def search(line, area, listed, low, high, wanted, by_mass, top, scale, SHIFT: tl
         goal = tl.where(sampling, wanted * TILE / listed, wanted)
         a = tl.where(sampling, near_low, low)
         b = tl.where(sampling, near_high, high)
-        k1 = _bound(a, b, 1, centre, -0.5, spread, scale, SHIFT)
-        k2 = _bound(a, b, 2, centre, -0.12, spread, scale, SHIFT)
-        k3 = _bound(a, b, 3, centre, -0.03, spread, scale, SHIFT)
-        k4 = _bound(a, b, 4, centre, 0.0, spread, scale, SHIFT)
-        k5 = _bound(a, b, 5, centre, 0.03, spread, scale, SHIFT)
-        k6 = _bound(a, b, 6, centre, 0.12, spread, scale, SHIFT)
-        k7 = _bound(a, b, 7, centre, 0.5, spread, scale, SHIFT)
-        v1 = value_of(k1.to(tl.int32), SHIFT)
-        v2 = value_of(k2.to(tl.int32), SHIFT)
-        v3 = value_of(k3.to(tl.int32), SHIFT)
-        v4 = value_of(k4.to(tl.int32), SHIFT)
-        v5 = value_of(k5.to(tl.int32), SHIFT)
-        v6 = value_of(k6.to(tl.int32), SHIFT)
-        v7 = value_of(k7.to(tl.int32), SHIFT)
+        v1 = _value_bound(a, b, 1, centre, spread, scale, SHIFT)
+        v2 = _value_bound(a, b, 2, centre, spread, scale, SHIFT)
+        v3 = _value_bound(a, b, 3, centre, spread, scale, SHIFT)
+        v4 = _value_bound(a, b, 4, centre, spread, scale, SHIFT)
+        v5 = _value_bound(a, b, 5, centre, spread, scale, SHIFT)
+        v6 = _value_bound(a, b, 6, centre, spread, scale, SHIFT)
+        v7 = _value_bound(a, b, 7, centre, spread, scale, SHIFT)
+        v8 = _value_bound(a, b, 8, centre, spread, scale, SHIFT)
         m1 = tl.zeros([TILE * (GROUP // 8)], tl.float32)
         m2 = m1
         m3 = m1
@@ -176,6 +176,7 @@ def search(line, area, listed, low, high, wanted, by_mass, top, scale, SHIFT: tl
         m5 = m1
         m6 = m1
         m7 = m1
+        m8 = m1
         for tile in range(tiles):
             x = strips_of(line, area, listed, tile, every, TILE)
             w = tl.full(x.shape, 1.0, tl.float32)
@@ -188,27 +189,23 @@ def search(line, area, listed, low, high, wanted, by_mass, top, scale, SHIFT: tl
             m5 += tl.sum(tl.where(x >= v5, w, 0.0), 1)
             m6 += tl.sum(tl.where(x >= v6, w, 0.0), 1)
             m7 += tl.sum(tl.where(x >= v7, w, 0.0), 1)
-        # The highest key that reaches the goal, and the one after it.
-        r1 = tl.sum(m1, 0) >= goal
-        r2 = tl.sum(m2, 0) >= goal
-        r3 = tl.sum(m3, 0) >= goal
-        r4 = tl.sum(m4, 0) >= goal
-        r5 = tl.sum(m5, 0) >= goal
-        r6 = tl.sum(m6, 0) >= goal
-        r7 = tl.sum(m7, 0) >= goal
-        b = tl.where(r7, b, tl.where(r6, k7, tl.where(r5, k6, tl.where(r4, k5, tl.where(r3, k4, b)))))
-        b = tl.where(r7 | r6 | r5 | r4 | r3, b, tl.where(r2, k3, tl.where(r1, k2, k1)))
-        a = tl.where(r4, k4, tl.where(r3, k3, tl.where(r2, k2, tl.where(r1, k1, a))))
-        a = tl.where(r7, k7, tl.where(r6, k6, tl.where(r5, k5, a)))
+            m8 += tl.sum(tl.where(x >= v8, w, 0.0), 1)
+        # One sum over threads for all: [.., 8] in the order of the keys.
+        odd = tl.join(tl.join(m1, m5), tl.join(m3, m7))
+        even = tl.join(tl.join(m2, m6), tl.join(m4, m8))
+        sums = tl.reshape(tl.sum(tl.join(odd, even), 0), [8])
+        reached = tl.max(tl.where(sums >= goal, tl.arange(1, 9), 0), 0)
+        c = tl.where(reached < 8, _bound(a, b, reached + 1, centre, spread, scale, SHIFT), b)
+        a = tl.where(reached > 0, _bound(a, b, reached, centre, spread, scale, SHIFT), a)
         if sampling:
             near_low = a
-            near_high = b
+            near_high = c
             centre = value_of(a.to(tl.int32), SHIFT)
-            spread = b - a <= (1 << (18 - SHIFT))
+            spread = c - a <= (1 << (18 - SHIFT))
             sampling = spread == 0
         else:
             low = a
-            high = b
+            high = c
             spread = listed < 0
     return low.to(tl.int32)
 

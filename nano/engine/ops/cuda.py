@@ -210,6 +210,10 @@ class CudaOps:
         act: Operand,
         n: int,
     ) -> None:
+        if weight.scales is None and linear.fuses_silu(n, weight.values):
+            self._norm(x, norm_weight, eps, h.tensor[:n], None)
+            linear.linear_silu(h.tensor[:n], weight.values, act.tensor[:n])
+            return
         self.norm_linear(x, norm_weight, eps, h, weight, gate_up, n)
         values, scales = act.written(n, act.fp8 is not None)
         activation.silu_mul(gate_up.tensor[:n], values, scales=scales)
@@ -265,7 +269,7 @@ class CudaOps:
         if self._moe is None:
             count, hidden, intermediate = weight.down.shape
             self._moe = moe.MoeScratch(
-                self.arrays.limits.tokens, top_k, count, hidden, intermediate, weight.down.dtype, self.device
+                self.arrays.limits.tokens, top_k, count, hidden, intermediate, self.dtype, self.device
             )
             self._gates = self._empty(self.arrays.limits.tokens, top_k, dtype=torch.float32)
             self._chosen = self._empty(self.arrays.limits.tokens, top_k, dtype=torch.int32)

@@ -1,0 +1,156 @@
+"""A man in the middle of a transfer's TCP connection: cuts the stream into frames and mistreats some of them."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import struct
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nano._core.transfer import address_descriptor
+
+HEAD = struct.Struct("<IHHII5QII")
+KINDS = {
+    "hello": 1, "challenge": 2, "proof": 3, "ready": 4, "sync": 10, "synced": 11,
+    "message": 13, "write": 14, "read": 15, "data": 16, "ack": 17,
+}  # fmt: skip
+PAYLOAD = (KINDS["write"], KINDS["data"])
+ACTIONS = ("drop", "delay", "duplicate", "truncate", "reorder", "corrupt", "cut", "stall")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The nth frame of a kind gets `action`, whichever way it goes; seconds: of a delay."""
+
+    kind: str
+    nth: int
+    action: str
+    seconds: float = 0.05
+
+
+class Relay:
+    """Listens on a port of its own; what connects there is relayed to `port`, by the rules. A context manager."""
+
+    def __init__(self, port: int, rules: Sequence[Rule], seed: int = 0) -> None:
+        self._port = port
+        self._rules = {(KINDS[rule.kind], rule.nth): rule for rule in rules}
+        self._random = random.Random(seed)
+        self._seen: dict[int, int] = {}
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._start(self._accept)
+
+    @property
+    def descriptor(self) -> bytes:
+        return address_descriptor("127.0.0.1", self._listener.getsockname()[1])
+
+    def __enter__(self) -> Relay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._cut()
+        for thread in self._threads:
+            thread.join(10)
+            assert not thread.is_alive()
+        for s in self._sockets:
+            s.close()
+
+    def _start(self, target: object, *args: object) -> None:
+        thread = threading.Thread(target=target, args=args)  # type: ignore[arg-type]
+        self._threads.append(thread)
+        thread.start()
+
+    def _cut(self) -> None:
+        for s in self._sockets:
+            with contextlib.suppress(OSError):
+                s.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(("127.0.0.1", self._port))
+                for s in (near, far):
+                    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._sockets += [near, far]
+                self._start(self._pump, near, far)
+                self._start(self._pump, far, near)
+
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+        held: list[bytes] = []
+        with contextlib.suppress(OSError):
+            while frame := receive_frame(source):
+                kind = HEAD.unpack_from(frame)[1]
+                with self._lock:
+                    nth = self._seen.get(kind, 0)
+                    self._seen[kind] = nth + 1
+                    rule = self._rules.get((kind, nth))
+                if rule is not None and rule.action == "reorder":
+                    held.append(frame)
+                    continue
+                for out in [frame] if rule is None else self._mistreat(frame, rule):
+                    target.sendall(out)
+                while held:
+                    target.sendall(held.pop())
+        for s in (source, target):
+            with contextlib.suppress(OSError):
+                s.shutdown(socket.SHUT_RDWR)
+
+    def _mistreat(self, frame: bytes, rule: Rule) -> list[bytes]:
+        if rule.action == "drop":
+            return []
+        if rule.action == "delay":
+            self._closing.wait(rule.seconds)
+        elif rule.action == "duplicate":
+            return [frame, frame]
+        elif rule.action == "truncate":
+            return [frame[: self._random.randrange(len(frame))]]
+        elif rule.action == "corrupt":
+            # A bit of its head or body; payloads are neither signed nor summed by nano.
+            changed = bytearray(frame)
+            body = HEAD.unpack_from(frame)[4]
+            changed[self._random.randrange(min(len(frame), HEAD.size + body))] ^= 1 << self._random.randrange(8)
+            return [bytes(changed)]
+        elif rule.action == "cut":
+            self._cut()
+        elif rule.action == "stall":
+            self._closing.wait(30)  # as a link that is unplugged
+        return [frame]
+
+
+def receive_frame(source: socket.socket) -> bytes:
+    """One whole frame with body and payload; empty at the end of the stream."""
+    head = receive(source, HEAD.size)
+    if len(head) < HEAD.size:
+        return head
+    _, kind, _, count, body, _, _, _, _, length, _, blocks = HEAD.unpack(head)
+    rest = body + ((blocks or count) * length + 8 if kind in PAYLOAD else 0)
+    return head + receive(source, rest)
+
+
+def receive(source: socket.socket, size: int) -> bytes:
+    out = bytearray()
+    while len(out) < size and (chunk := source.recv(min(size - len(out), 1 << 20))):
+        out += chunk
+    return bytes(out)
+
+
+def wait_until(condition: object, seconds: float) -> bool:
+    """Looks every millisecond, for what has no event of its own."""
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.001)
+    return True
