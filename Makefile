@@ -1,15 +1,16 @@
-# make serve | test | lint | sanitize | neon | bench. Each sets up what it needs in $(VENV) first; none needs root.
+# make serve | test | test-rdma | lint | sanitize | neon | bench. Each sets up what it needs in $(VENV) first; none needs root.
 SHELL := /bin/sh
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= $(shell nproc)
 
-.PHONY: help serve test lint sanitize neon bench wheel pythons clean
+.PHONY: help serve test test-rdma lint sanitize neon bench wheel pythons clean
 
 help:
 	@echo "make serve     build everything and serve the demo model on http://127.0.0.1:8080"
 	@echo "make test      build everything and run the test suite"
+	@echo "make test-rdma the RDMA tests, on this machine's device or in an emulated machine that has two"
 	@echo "make lint      ruff, mypy --strict, clang-format"
 	@echo "make sanitize  native tests under address, undefined-behaviour and thread sanitizers"
 	@echo "make neon      native code cross-compiled for Arm; its kernels' tests under qemu"
@@ -30,6 +31,9 @@ serve: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
+
+test-rdma: $(STAMP)
+	sh scripts/rdma.sh "$(BIN)" $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -6,7 +6,8 @@ namespace nano {
 namespace {
 
 constexpr std::array<const char*, static_cast<std::size_t>(Counter::kCount)> kNames = {
-    "blocks", "grants", "requests", "regions", "endpoints", "peers", "tags", "transfers", "threads", "weights"};
+    "blocks", "grants",    "requests", "regions", "endpoints",   "peers",
+    "tags",   "transfers", "threads",  "weights", "queue_pairs", "memory_regions"};
 std::array<std::atomic<std::int64_t>, kNames.size()> values{};
 
 }  // namespace

@@ -19,6 +19,10 @@ enum class Counter : int {
   kTransfers,  // posted transfers not yet completed
   kThreads,    // native threads
   kWeights,    // packed weight objects
+
+  kQueuePairs,     // RDMA queue pairs
+  kMemoryRegions,  // RDMA registrations
+
   kCount,
 };
 

@@ -209,6 +209,10 @@ void Connection::completed(std::uint64_t tag) {
   core_->events.push({EventKind::kComplete, nullptr, tag, {}});
 }
 
+void Connection::log(const std::string& line) {
+  core_->events.push({EventKind::kLog, nullptr, 0, cat(describe(), ": ", line)});
+}
+
 void Connection::arrived(std::uint64_t tag, std::uint32_t imm) {
   Event event{EventKind::kWritten, shared_from_this(), tag, {}};
   event.imm = imm;

@@ -102,10 +102,12 @@ class Connection final : public Assist,
   void decline(Path& path, const std::string& reason) override;
   void confirm(const OpPtr& op, std::size_t pieces, Finished& finished) override;
   void refuse(const OpPtr& op, Status status, std::size_t first, std::size_t bad, Finished& finished) override;
+  void fail(const OpPtr& op, Code code, const std::string& reason, Finished& finished) override;
   void reroute(const OpPtr& op) override;
   void announce_again(Path& path) override;
   void completed(std::uint64_t tag) override;
   void arrived(std::uint64_t tag, std::uint32_t imm) override;
+  void log(const std::string& line) override;
   pid_t peer_pid() const override { return local_ ? process_of(socket_) : 0; }
   void watch(int fd) override;
   void kick() override { core_->waker.kick(); }

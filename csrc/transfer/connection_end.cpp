@@ -122,6 +122,10 @@ void Connection::refuse(const OpPtr& op, Status status, std::size_t first, std::
       finished);
 }
 
+void Connection::fail(const OpPtr& op, Code code, const std::string& reason, Finished& finished) {
+  if (!op->ended) end(op, text(*op, code, reason), finished);
+}
+
 void Connection::end(const OpPtr& op, std::optional<Error> error, Finished& finished) {
   if (op->ended) return;
   op->ended = true;

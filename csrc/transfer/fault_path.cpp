@@ -209,6 +209,14 @@ void FaultPath::refuse(const OpPtr& op, Status status, std::size_t first, std::s
   if (entry->replaces && !entry->op->ended) host_.refuse(OpPtr(entry->op), status, first, bad, finished);
 }
 
+void FaultPath::fail(const OpPtr& op, Code code, const std::string& reason, Finished& finished) {
+  if (closed_) return;
+  Double* const entry = double_of(*op);
+  if (!entry || entry->copy != op) return host_.fail(op, code, reason, finished);
+  op->ended = true;
+  if (entry->replaces && !entry->op->ended) host_.fail(OpPtr(entry->op), code, reason, finished);
+}
+
 void FaultPath::reroute(const OpPtr& op) {
   if (closed_) return;
   Double* const entry = double_of(*op);

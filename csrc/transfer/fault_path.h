@@ -75,8 +75,10 @@ class FaultPath final : public Path, private PathHost {
   void decline(Path&, const std::string& reason) override { host_.decline(*this, reason); }
   void confirm(const OpPtr& op, std::size_t pieces, Finished& finished) override;
   void refuse(const OpPtr& op, Status status, std::size_t first, std::size_t bad, Finished& finished) override;
+  void fail(const OpPtr& op, Code code, const std::string& reason, Finished& finished) override;
   void reroute(const OpPtr& op) override;
   void completed(std::uint64_t tag) override { host_.completed(tag); }
+  void log(const std::string& line) override { host_.log(line); }
   void arrived(std::uint64_t tag, std::uint32_t imm) override { host_.arrived(tag, imm); }
   pid_t peer_pid() const override { return host_.peer_pid(); }
   void watch(int fd) override { host_.watch(fd); }

@@ -36,6 +36,8 @@ class PathHost {
   virtual void confirm(const OpPtr& op, std::size_t pieces, Finished& finished) = 0;
   // Block `bad` of those that begin with piece `first` was refused, which ends the operation.
   virtual void refuse(const OpPtr& op, Status status, std::size_t first, std::size_t bad, Finished& finished) = 0;
+  // It failed, for a reason that has no Status.
+  virtual void fail(const OpPtr& op, Code code, const std::string& reason, Finished& finished) = 0;
   // The operation begins anew on the connection's socket.
   virtual void reroute(const OpPtr& op) = 0;
   // Asks announce() of every region again, for what the path said nothing about before.
@@ -43,6 +45,8 @@ class PathHost {
 
   // A tag got its last piece. Without the mutex, too.
   virtual void completed(std::uint64_t tag) = 0;
+  // One line for the owner's log.
+  virtual void log(const std::string& line) = 0;
   // Every piece of a write with an immediate has landed here. Without the mutex, too.
   virtual void arrived(std::uint64_t tag, std::uint32_t imm) = 0;
   // The process at the other end of a unix socket; 0: unknown. Any thread.

@@ -9,6 +9,7 @@
 #include "transfer/cuda_transport.h"
 #include "transfer/fault_path.h"
 #include "transfer/shm_path.h"
+#include "transfer/verbs_backend.h"
 
 namespace nano::transfer {
 namespace {
@@ -17,6 +18,7 @@ constexpr std::array kKinds{
     TransportKind{"cuda_ipc", true, &make_cuda_ipc},
     TransportKind{"shm", true, &make_shm},
     TransportKind{"cma", true, &make_cma},
+    TransportKind{"verbs", false, &make_verbs},
     TransportKind{"tcp", false, nullptr},
 };
 

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstring>
+#include <filesystem>
 #include <random>
 #include <string>
 #include <thread>
@@ -31,7 +32,15 @@ std::string hex(const Digest& digest) {
   return out;
 }
 
-constexpr const char* kTransports[] = {"shm", "cma", "tcp"};
+// With an RDMA device, by RDMA as well.
+const std::vector<const char*> kTransports = [] {
+  std::vector<const char*> out{"shm", "cma", "tcp"};
+#if __has_include(<infiniband/verbs.h>)
+  std::error_code error;
+  if (!std::filesystem::is_empty("/sys/class/infiniband", error) && !error) out.push_back("verbs");
+#endif
+  return out;
+}();
 
 Config config(const char* name, const char* transport) {
   Config out;

@@ -1,0 +1,44 @@
+"""A request's whole way, prefill engine to decode engine, with its KV blocks going over RDMA."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from reference import judge
+
+from nano import wire
+from nano.engine.client import EngineClient, Row
+from nano.engine.config import EngineConfig
+from nano.engine.server import EngineServer
+
+
+def config(path: Path, role: str) -> EngineConfig:
+    return EngineConfig(
+        str(path), role=role, name=f"{role}-0", dtype="float32", device="cpu", threads=1, kvcache_block_size=16,
+        kvcache_bytes=32 << 20, max_num_batched_tokens=64, max_num_seqs=16, local_prefill_tokens=0,
+        transports=("verbs",),
+    )  # fmt: skip
+
+
+def test_tokens_are_exact_when_kv_blocks_travel_by_rdma(tiny: Path) -> None:
+    with (
+        EngineServer(config(tiny, "prefill")) as prefill,
+        EngineServer(config(tiny, "decode")) as decode,
+        EngineClient(decode.address) as client,
+    ):
+        prompts = {key: np.random.default_rng(key).integers(0, 256, 20 + 40 * key).tolist() for key in range(4)}
+        for key, prompt in prompts.items():
+            sampling = wire.Sampling(max_tokens=8, seed=1, temperature=0.0, ignore_eos=True)
+            client.generate(key, prompt, sampling, "prefill-0", prefill.address)
+        rows: dict[int, list[Row]] = {}
+        while not all(key in rows and rows[key][-1].finish for key in prompts):
+            for row in client.poll(0.5):
+                rows.setdefault(row.key, []).append(row)
+        for key, prompt in prompts.items():
+            assert [row.index for row in rows[key]] == list(range(8))
+            judge(tiny, prompt, [row.token for row in rows[key]])
+        assert decode.engine.scheduler.stats()["steps"] >= 7
+        side = prefill._prefill
+        assert side is not None
+        assert [peer.transport for peer in side._peers.values()] == ["verbs"]
