@@ -20,6 +20,7 @@ MAX_ROWS = 64  # the own kernels' most rows
 FUSED_ROWS = 16  # the most rows of linear_norm, and of fp8 products with activations that are not quantised yet
 MANY_ROWS = 512  # from so many rows, gate, up and SiLU in one kernel beat a product and SiLU in turn
 ROWS_STEP = 4  # cuBLAS's block-scaled product takes multiples of it
+SCALES_STEP = 4  # columns of a weight's scales
 
 
 @functools.cache
@@ -132,6 +133,12 @@ def linear_fp8(
         tile = choose(rows, weight.shape[0], weight.shape[1], fp8=True)
     if tile is not None:
         _launch(tile, x, weight, out, x_scales, weight_scales)
+        return
+    if x_scales is not None and weight_scales.shape[1] % SCALES_STEP:  # cuBLAS reads a weight's scales in such steps
+        for first in range(0, rows, MAX_ROWS):
+            part = slice(first, first + MAX_ROWS)
+            own = choose(min(rows - first, MAX_ROWS), *weight.shape, fp8=True) or Tile(64, 128)
+            _launch(own, x[part], weight, out[part], x_scales[part], weight_scales)
         return
     if x_scales is None:
         raise InvalidInput(
