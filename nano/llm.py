@@ -294,6 +294,7 @@ class _Local:
         ]
 
     def close(self) -> None:
+        self._engine.close()
         del self._engine
 
 

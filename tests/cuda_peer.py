@@ -50,7 +50,7 @@ class _Child:
     """What the other process does when it is asked."""
 
     def open(self, kind: str, seed: int | None, transports: list[str] | None) -> bytes:
-        self.endpoint = Endpoint("child", transports=transports)
+        self.endpoint = Endpoint("child", transports=transports or ["cuda_ipc", "shm", "cma", "tcp"])
         self.region = make_region(self.endpoint, kind, "far", seed)
         return self.endpoint.descriptor()
 

@@ -1,6 +1,8 @@
 #include "cuda/device.h"
 
 #include <charconv>
+#include <string_view>
+#include <system_error>
 #include <unordered_map>
 
 #include "base/error.h"

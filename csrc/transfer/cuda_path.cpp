@@ -249,7 +249,7 @@ void CudaPath::submit(const OpPtr& op, Finished&) {
 
 void CudaPath::settle(const OpPtr& op, std::size_t first, std::size_t count, Status status, std::uint32_t bad,
                       Finished& finished) {
-  if (op->path != this) return;  // it went elsewhere
+  if (!carries(*op)) return;  // it went elsewhere
   if (status == Status::kOk) {
     host_.confirm(op, count, finished);
   } else if (status == Status::kUnmapped) {
@@ -296,7 +296,7 @@ bool CudaPath::post() {
   bool any = false;
   while (!writes_.empty()) {
     const OpPtr& op = writes_.front();
-    if (op->ended || op->path != this || op->posted == op->pieces.size()) {
+    if (op->ended || !carries(*op) || op->posted == op->pieces.size()) {
       writes_.pop_front();
       continue;
     }
@@ -444,7 +444,7 @@ bool CudaPath::take_read() {
   Flight& flight = flights_[last_ % kFlights];
   Finished finished;
   std::lock_guard lock(host_.mutex());
-  while (!reads_.empty() && (reads_.front()->ended || reads_.front()->path != this ||
+  while (!reads_.empty() && (reads_.front()->ended || !carries(*reads_.front()) ||
                              reads_.front()->posted == reads_.front()->pieces.size())) {
     reads_.pop_front();
   }

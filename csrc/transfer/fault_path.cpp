@@ -119,6 +119,7 @@ OpPtr FaultPath::copy(const Op& op, FaultAction action) {
   out->imm = op.imm;
   out->deadline = op.deadline;
   out->transfer = op.transfer;
+  out->path = op.path;
   auto blocks = std::make_shared<Blocks>(*op.blocks);
   if (action == FaultAction::kCorrupt) corrupt(*out, *blocks);
   if (action == FaultAction::kTruncate) {

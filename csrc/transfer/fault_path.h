@@ -18,6 +18,7 @@ class FaultPath final : public Path, private PathHost {
   FaultPath(PathHost& host, FaultScript script) : host_(host), script_(std::move(script)) {}
   void open(Transport& transport, Role role, std::string_view peer_offer) {
     inner_ = transport.open(*this, role, peer_offer);
+    inner_->carried_by(*this);
   }
 
   const char* name() const override { return inner_->name(); }

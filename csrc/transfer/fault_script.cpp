@@ -1,6 +1,7 @@
 #include "transfer/fault_script.h"
 
 #include <charconv>
+#include <system_error>
 #include <utility>
 
 #include "base/error.h"

@@ -39,7 +39,8 @@ void LanePath::submit(const OpPtr& op, Finished& finished) {
     return;
   }
   op->posted = op->pieces.size();
-  finish_read(op, 0, op->pieces.size(), copy_read(*op, 0, op->pieces.size(), far_of(*op)), finished);
+  const std::uint32_t gone = gone_.load(std::memory_order_acquire);
+  finish_read(op, 0, op->pieces.size(), copy_read(*op, 0, op->pieces.size(), far_of(*op)), gone, finished);
 }
 
 LanePath::Far LanePath::far_of(const Op& op) const {
@@ -49,7 +50,7 @@ LanePath::Far LanePath::far_of(const Op& op) const {
 
 void LanePath::settle(const OpPtr& op, std::size_t first, std::size_t count, Status status, std::uint32_t bad,
                       Finished& finished) {
-  if (op->path != this) return;  // it went elsewhere
+  if (!carries(*op)) return;  // it went elsewhere
   if (status == Status::kOk) {
     host_.confirm(op, count, finished);
   } else if (status == Status::kOnDevice) {
@@ -59,13 +60,14 @@ void LanePath::settle(const OpPtr& op, std::size_t first, std::size_t count, Sta
   }
 }
 
-// What was read counts only while the peer lets it be read.
-void LanePath::finish_read(const OpPtr& op, std::size_t first, std::size_t count, Status status, Finished& finished) {
+// What was read counts only if the peer let it be read all the while: `gone` regions were known to be closed before.
+void LanePath::finish_read(const OpPtr& op, std::size_t first, std::size_t count, Status status, std::uint32_t gone,
+                           Finished& finished) {
   if (op->ended || in_->closed.load(std::memory_order_acquire) != 0) return;  // the connection's end ends it
   if (status == Status::kOk || status == Status::kUnmapped) {
     // Read-modify-write, so that it comes after the bytes were read.
     const std::uint32_t retired = in_->retired.fetch_add(0, std::memory_order_acq_rel);
-    if (status == Status::kUnmapped || retired != gone_.load(std::memory_order_acquire)) {
+    if (status == Status::kUnmapped || retired != gone) {
       host_.reroute(op);  // a region is being closed there: the peer itself knows whether it was this one
       return;
     }
@@ -117,7 +119,7 @@ bool LanePath::post() {
   bool any = false;
   while (!writes_.empty()) {
     const OpPtr& op = writes_.front();
-    if (op->ended || op->path != this || op->posted == op->pieces.size()) {
+    if (op->ended || !carries(*op) || op->posted == op->pieces.size()) {
       writes_.pop_front();
       continue;
     }
@@ -194,9 +196,10 @@ bool LanePath::work() {
   OpPtr op;
   Far far;
   std::size_t first = 0, count = 0;
+  std::uint32_t gone = 0;
   {
     std::lock_guard lock(host_.mutex());
-    while (!reads_.empty() && (reads_.front()->ended || reads_.front()->path != this ||
+    while (!reads_.empty() && (reads_.front()->ended || !carries(*reads_.front()) ||
                                reads_.front()->posted == reads_.front()->pieces.size())) {
       reads_.pop_front();
     }
@@ -209,12 +212,13 @@ bool LanePath::work() {
     count = chunk(*op, kSegments);
     op->posted += count;
     far = far_of(*op);
+    gone = gone_.load(std::memory_order_acquire);
   }
   const Status status = copy_read(*op, first, count, far);
   Finished finished;
   {
     std::lock_guard lock(host_.mutex());
-    if (op->path == this) finish_read(op, first, count, status, finished);
+    if (carries(*op)) finish_read(op, first, count, status, gone, finished);
   }
   return true;
 }

@@ -95,7 +95,8 @@ class LanePath : public Path {
   Status copy_read(Op& op, std::size_t first, std::size_t count, const Far& far);
   void settle(const OpPtr& op, std::size_t first, std::size_t count, Status status, std::uint32_t bad,
               Finished& finished);
-  void finish_read(const OpPtr& op, std::size_t first, std::size_t count, Status status, Finished& finished);
+  void finish_read(const OpPtr& op, std::size_t first, std::size_t count, Status status, std::uint32_t gone,
+                   Finished& finished);
   Status copy_in(const Slot& slot, std::uint32_t& bad);
   Status copy_pieces(std::uint64_t source, bool stream);
   void wake(std::atomic<std::uint32_t>& sleeps);

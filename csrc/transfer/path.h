@@ -66,6 +66,9 @@ struct Announcement {
 class Path {
  public:
   virtual ~Path() = default;
+  // The operations are this path's as long as it is the one that they name; a path inside another goes by the outer's.
+  bool carries(const Op& op) const { return op.path == carrier_; }
+  void carried_by(const Path& outer) { carrier_ = &outer; }
   virtual const char* name() const = 0;
   // Between host memory and host memory.
   virtual bool moves_host_memory() const { return true; }
@@ -114,6 +117,9 @@ class Path {
   // Any thread, without the mutex, after the tag was closed: returns when nothing that the peer has begun on this path
   // can write to the tag's blocks any more.
   virtual void fence(std::uint64_t) {}
+
+ private:
+  const Path* carrier_ = this;
 };
 
 }  // namespace nano::transfer

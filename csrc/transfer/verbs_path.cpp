@@ -2,6 +2,7 @@
 #include "transfer/verbs_path.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "base/error.h"
 #include "transfer/clock.h"

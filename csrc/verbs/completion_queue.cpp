@@ -1,5 +1,6 @@
 #include "verbs/completion_queue.h"
 
+#include <endian.h>
 #include <fcntl.h>
 
 #include <algorithm>

@@ -4,6 +4,7 @@
 
 #include <infiniband/verbs.h>
 
+#include <cstdint>
 #include <string>
 
 // Macros and inline wrappers of the header that would refer to the library at link time.

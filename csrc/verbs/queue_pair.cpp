@@ -1,5 +1,6 @@
 #include "verbs/queue_pair.h"
 
+#include <endian.h>
 #include <sys/random.h>
 
 #include <algorithm>

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from nano.engine.kv_memory import PoolMemory
 from nano.engine.models.qwen3 import Qwen3
 from nano.engine.ops.cpu import CpuOps
 from nano.engine.runner import OnLayer, Runner
@@ -25,13 +26,17 @@ class CheckedRunner:
 
     depth = 1
 
-    def __init__(self, runner: Runner, model: Qwen3, twin: Qwen3, twin_ops: CpuOps, num_blocks: int) -> None:
+    def __init__(self, runner: Runner, model: Qwen3, twin: Qwen3, twin_ops: CpuOps, pool: PoolMemory) -> None:
         self.stream = runner.stream
         self._runner = runner
         self._model = model
         self._twin = twin
         self._twin_ops = twin_ops
-        self._num_blocks = num_blocks
+        self._pool = pool  # the twin's, which its ops know by address alone
+        self._num_blocks = pool.tensor.numel() // twin.shape.layout.block_bytes
+
+    def close(self) -> None:
+        self._runner.close()
 
     def launch(self, batch: Batch, on_layer: OnLayer | None) -> Callable[[], Sampled]:
         self._validate(batch)

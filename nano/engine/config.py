@@ -30,6 +30,7 @@ class EngineConfig:
     gpu_memory_utilization: float = 0.9  # share of the GPU's memory for weights, workspace and KV pool together
     load_format: LoadFormat = "auto"  # dummy: random weights made in place, of a checkpoint that has only config.json
     cuda_graphs: bool = True
+    check: bool = False  # debugging on a GPU: validates every step and compares its logits with a CPU twin's; slow
     max_num_batched_tokens: int = 2048
     max_num_seqs: int = 256
     max_model_len: int = 0  # 0: the model's own
@@ -39,7 +40,7 @@ class EngineConfig:
     local_prefill_tokens: int = 256  # a rest at most this long is prefilled by the decode engine itself
     transfer_layer_groups: int = 4  # pieces a KV block travels in, one a group of layers
     allow_remote: bool = False  # let `host` be reachable from other machines, without authentication
-    transports: tuple[str, ...] = ("cuda_ipc", "shm", "tcp")
+    transports: tuple[str, ...] = ("shm", "tcp")
     transfer_lease: float = 30.0  # seconds without progress until a prefill engine frees blocks nobody fetched
     models: tuple[str, ...] = field(default=())  # names that requests may use; empty: `model` as given
 

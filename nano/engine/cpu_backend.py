@@ -26,11 +26,11 @@ def build(plan: Plan, threads: int) -> Backend:
     ops = CpuOps(plan.dtype, threads, config.cpu_isa)
     ops.bind_pool(memory.address)
     model = Qwen3(plan.model, ops, layout, config.max_num_batched_tokens, config.max_num_seqs, plan.max_model_len)
-    _load(plan, model)
+    load(plan, model)
     return Backend(model, CpuRunner(model, ops), memory, num_blocks)
 
 
-def _load(plan: Plan, model: Qwen3) -> None:
+def load(plan: Plan, model: Qwen3) -> None:
     """Packs every weight. Raises InvalidInput naming weights that are missing, unknown or of another shape."""
     checkpoint = Checkpoint(plan.directory)
     total, done = checkpoint.total_bytes, 0

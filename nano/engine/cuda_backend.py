@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
-from nano.engine import loader
+from nano.engine import cpu_backend, loader
 from nano.engine.backend import Backend, Plan
+from nano.engine.checked_runner import CheckedRunner
 from nano.engine.cuda_runner import DEPTH, CudaRunner, limits_of
 from nano.engine.kv_memory import allocate_pool
 from nano.engine.models.qwen3 import Qwen3
+from nano.engine.ops.cpu import CpuOps
 from nano.engine.ops.cuda import CudaOps
 from nano.engine.step_arrays import StepArrays
-from nano.errors import OutOfMemory
+from nano.errors import InvalidInput, OutOfMemory
 
 GRAPHS_BYTES = 512 << 20  # for CUDA graphs, compiled kernels and the allocator's slack
 LOWER = "--max_num_batched_tokens or --max_model_len, or raise --gpu_memory_utilization"
@@ -19,6 +23,11 @@ LOWER = "--max_num_batched_tokens or --max_model_len, or raise --gpu_memory_util
 
 def build(plan: Plan, device: torch.device) -> Backend:
     config, layout = plan.config, plan.layout
+    if plan.endpoint is not None and "cuda_ipc" not in config.transports:
+        raise InvalidInput(
+            f"device: {device}: KV in GPU memory would travel by the transport cuda_ipc, which does not pass its tests "
+            "on a GPU yet; use --mode hybrid (or name it in --transports to try it)"
+        )
     width = -(-plan.max_model_len // config.kvcache_block_size)
     limits = limits_of(config.max_num_batched_tokens, config.max_num_seqs, width)
     arrays = StepArrays(limits, device, DEPTH)
@@ -39,7 +48,22 @@ def build(plan: Plan, device: torch.device) -> Backend:
     num_blocks = plan.blocks(_available(1.0, device), usual, LOWER)
     memory = allocate_pool(plan.endpoint, num_blocks * layout.block_bytes, device)
     ops.bind_pool(_shaped(plan, memory.tensor))
+    if config.check:
+        return Backend(model, _checked(plan, model, runner, num_blocks), memory, num_blocks)
     return Backend(model, runner, memory, num_blocks)
+
+
+def _checked(plan: Plan, model: Qwen3, runner: CudaRunner, num_blocks: int) -> CheckedRunner:
+    """With a twin on the CPU that has the same weights, and a KV pool of its own of the same size."""
+    config = plan.config
+    if plan.endpoint is not None or config.load_format == "dummy" or plan.model.fp8 is not None:
+        raise InvalidInput("check: expected a hybrid engine with the weights of a checkpoint that is not fp8")
+    ops = CpuOps(plan.dtype, config.threads or len(os.sched_getaffinity(0)), config.cpu_isa)
+    pool = allocate_pool(None, num_blocks * plan.layout.block_bytes, torch.device("cpu"))
+    ops.bind_pool(pool.address)
+    twin = Qwen3(plan.model, ops, plan.layout, config.max_num_batched_tokens, config.max_num_seqs, plan.max_model_len)
+    cpu_backend.load(plan, twin)
+    return CheckedRunner(runner, model, twin, ops, pool)
 
 
 def _available(utilization: float, device: torch.device) -> int:

@@ -46,7 +46,7 @@ class CudaRunner:
         self._ops = ops
         self._arrays = arrays
         device = arrays.tables.device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._graphs = Graphs(use_graphs and self._stream is not None)
         seqs = arrays.limits.seqs
         # What goes down after a step: its tokens, then the sampler's count of rows that it could not sample.
@@ -56,7 +56,7 @@ class CudaRunner:
         self._options = SamplingOptions(model.config.vocab_size, device)
         pinned = self._stream is not None
         self._down = [torch.zeros(seqs + 1, dtype=torch.int32, pin_memory=pinned) for _ in range(DEPTH)]
-        self._landed = [torch.cuda.Event() for _ in range(DEPTH)] if pinned else []
+        self._landed = [torch.cuda.Event() for _ in range(DEPTH)] if pinned else []  # type: ignore[no-untyped-call]
         self._turn = 0
 
     @property
@@ -72,6 +72,11 @@ class CudaRunner:
             self._forward(1, 1, True)
             self._head(limits.seqs)
             self._results.zero_()
+        if self._stream is not None:
+            self._stream.synchronize()
+
+    def close(self) -> None:
+        """Waits for the steps under way, so that their memory can go."""
         if self._stream is not None:
             self._stream.synchronize()
 

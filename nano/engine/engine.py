@@ -159,3 +159,8 @@ class Engine:
             return None
         self.sampled = under_way.popleft()()
         return self.scheduler.commit(self.sampled.tokens)
+
+    def close(self) -> None:
+        """Waits for the steps under way; nothing comes of them. Idempotent."""
+        self._under_way.clear()
+        self.runner.close()

@@ -27,6 +27,9 @@ class Runner(Protocol):
     def launch(self, batch: Batch, on_layer: OnLayer | None) -> Callable[[], Sampled]:
         """Starts a step; the result waits for what it samples, [num_samples], which stays valid for `depth` steps."""
 
+    def close(self) -> None:
+        """Waits for the steps under way, so that their memory can go."""
+
 
 class CpuRunner:
     depth = 1
@@ -35,6 +38,9 @@ class CpuRunner:
     def __init__(self, model: Qwen3, ops: CpuOps) -> None:
         self._model = model
         self._ops = ops
+
+    def close(self) -> None:
+        """No step outlives its launch."""
 
     def launch(self, batch: Batch, on_layer: OnLayer | None) -> Callable[[], Sampled]:
         self._ops.begin(batch)

@@ -142,6 +142,7 @@ class EngineServer:
             self._decode.close()
             if self._prefill is not None:
                 self._prefill.close()
+            self.engine.close()
             if self.endpoint is not None:
                 self.endpoint.close()
             del self._decode, self._prefill, self.engine

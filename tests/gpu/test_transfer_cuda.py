@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,10 +19,11 @@ from cuda_peer import SIZE, Peer, make_region, pattern, tensor  # noqa: E402
 
 from nano._core import counters  # noqa: E402
 from nano.errors import Closed, DeadlineExceeded, InvalidInput, PeerLost, Refused, SystemFault  # noqa: E402
-from nano.transfer import Endpoint  # noqa: E402
+from nano.transfer import Endpoint as AnyEndpoint  # noqa: E402
 
 pytestmark = pytest.mark.gpu
 
+Endpoint = partial(AnyEndpoint, transports=["cuda_ipc", "shm", "cma", "tcp"])
 PIECE = 48 << 10
 PAIRS = [
     ("device", "device"), ("torch", "device"), ("device", "torch"), ("cupy", "torch"), ("device", "host"),

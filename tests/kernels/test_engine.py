@@ -83,3 +83,20 @@ def test_weights_that_make_nan_end_the_step_with_an_error(tmp_path: Path) -> Non
             pytest.raises(Internal, match="NaN"),
         ):  # fmt: skip
             llm.generate(PROMPTS[:2], SamplingParams(temperature=0.0, max_tokens=2))
+
+
+def test_a_checked_engine_compares_every_step_with_its_cpu_twin(tmp_path: Path) -> None:
+    make_checkpoint(
+        tmp_path, hidden=64, layers=1, heads=4, kv_heads=2, head_dim=16, intermediate=96, vocab=512, tied=False,
+        dtype="float32", max_position=512,
+    )  # fmt: skip
+    params = SamplingParams(temperature=0.0, max_tokens=3, ignore_eos=True)
+    options = {"kvcache_bytes": 1 << 20, "kvcache_block_size": 16, "max_num_batched_tokens": 32, "max_num_seqs": 4}
+    with LLM(
+        str(tmp_path), device=DEVICES[1], dtype="float32", skip_tokenizer_init=True, threads=1, max_model_len=128,
+        check=True, **options,
+    ) as llm:  # fmt: skip
+        llm.generate(PROMPTS[:2], params)
+        llm._backend._engine.model.layers[0].qkv.values[0].add_(1.0)  # type: ignore[union-attr]
+        with pytest.raises(Internal, match=r"check: step \d+, request \d+, \d+ tokens: logits differ"):
+            llm.generate([list(range(40))], params)

@@ -137,7 +137,7 @@ def linear_fp8(
     if x_scales is not None and weight_scales.shape[1] % SCALES_STEP:  # cuBLAS reads a weight's scales in such steps
         for first in range(0, rows, MAX_ROWS):
             part = slice(first, first + MAX_ROWS)
-            own = choose(min(rows - first, MAX_ROWS), *weight.shape, fp8=True) or Tile(64, 128)
+            own = choose(min(rows - first, MAX_ROWS), weight.shape[0], weight.shape[1], fp8=True) or Tile(64, 128)
             _launch(own, x[part], weight, out[part], x_scales[part], weight_scales)
         return
     if x_scales is None:
