@@ -86,9 +86,19 @@ void FaultPath::release(std::int64_t now, std::optional<FaultPoint> passed, Fini
 }
 
 std::int64_t FaultPath::tick(std::int64_t now) {
-  const std::int64_t due = due_.load();
-  if (due <= now) host_.kick();  // advance() lets go of it
-  return std::min(inner_->tick(now), std::max(due, now + 1'000'000));
+  if (due_.load() <= now) {
+    // A path that has not settled is not advanced: what it tells its other end goes on its way from here.
+    std::erase_if(held_, [&](Held& held) {
+      if (held.point != FaultPoint::kFrame || held.due > now || closed_) return false;
+      host_.send(*this, held.body, std::move(held.descriptors));
+      return true;
+    });
+    std::int64_t due = INT64_MAX;
+    for (const Held& held : held_) due = std::min(due, held.due);
+    due_.store(due);
+    if (due <= now) host_.kick();  // advance() lets go of the rest
+  }
+  return std::min(inner_->tick(now), std::max(due_.load(), now + 1'000'000));
 }
 
 bool FaultPath::has_completion() const {
