@@ -53,18 +53,13 @@ class Operand(Buffer):
 
 
 class Residual(Buffer):
-    """The residual stream; what a layer added last waits in `delta` for the norm that reads it.
+    """The residual stream; what a layer added last waits in `delta` for the norm that reads it."""
 
-    A fused norm and product reads the stream from one buffer and writes it to the other. A layer of them is two such
-    steps, or none, so between layers the stream is in the first.
-    """
-
-    __slots__ = ("delta", "other", "pending")
+    __slots__ = ("delta", "pending")
 
     def __init__(self, tensor: torch.Tensor) -> None:
         super().__init__(tensor)
         self.delta = torch.zeros_like(tensor)
-        self.other = torch.zeros(linear.FUSED_ROWS, tensor.shape[1], dtype=tensor.dtype, device=tensor.device)
         self.pending = False
 
 
