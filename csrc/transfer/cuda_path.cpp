@@ -463,6 +463,7 @@ bool CudaPath::take_read() {
   flight.op = op;
   flight.first = first;
   flight.count = count;
+  flight.gone = gone_.load(std::memory_order_acquire);
   flight.inside = true;
   ++last_;
   copies_.clear();
@@ -596,8 +597,7 @@ void CudaPath::land_read(Flight& flight) {
   std::lock_guard lock(host_.mutex());
   const Lane* const in = in_.load(std::memory_order_acquire);
   if (flight.op->ended || !in || in->closed.load(std::memory_order_acquire) != 0) return;
-  if (flight.status == Status::kOk &&
-      in->retired.load(std::memory_order_acquire) != gone_.load(std::memory_order_acquire)) {
+  if (flight.status == Status::kOk && in->retired.load(std::memory_order_acquire) != flight.gone) {
     flight.status = Status::kUnmapped;  // a region is being closed there: the peer knows whether it was this one
   }
   settle(flight.op, flight.first, flight.count, flight.status, 0, finished);

@@ -85,6 +85,7 @@ class CudaPath final : public Path {
     std::int64_t deadline = 0;
     OpPtr op;  // of a read
     std::size_t first = 0, count = 0;
+    std::uint32_t gone = 0;  // regions known to be closed before the copy
     Status status = Status::kOk;
     std::uint32_t bad = 0;
     cuda::Copier* copier = nullptr;  // null: there is nothing to wait for

@@ -15,7 +15,7 @@ namespace nano::transfer {
 namespace {
 
 constexpr std::array kKinds{
-    TransportKind{"cuda_ipc", true, &make_cuda_ipc, /*usual=*/false},  // has not passed its tests on a GPU
+    TransportKind{"cuda_ipc", true, &make_cuda_ipc},
     TransportKind{"shm", true, &make_shm},
     TransportKind{"cma", true, &make_cma},
     TransportKind{"verbs", false, &make_verbs},
@@ -34,9 +34,7 @@ std::span<const TransportKind> transport_kinds() {
 
 std::vector<std::string> transport_names() {
   std::vector<std::string> out;
-  for (const TransportKind& kind : kKinds) {
-    if (kind.usual) out.emplace_back(kind.name);
-  }
+  for (const TransportKind& kind : kKinds) out.emplace_back(kind.name);
   return out;
 }
 

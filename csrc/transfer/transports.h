@@ -14,12 +14,11 @@ struct TransportKind {
   const char* name;
   bool local;                                                // between processes of one host, over a unix socket
   std::unique_ptr<Transport> (*make)(const Config& config);  // null: the socket itself
-  bool usual = true;                                         // used unless others are named
 };
 
 // Fastest first.
 std::span<const TransportKind> transport_kinds();
-// The names of the usual ones.
+// All of their names.
 std::vector<std::string> transport_names();
 // Raises InvalidInput for a name that is none.
 void check_transport_names(const std::vector<std::string>& names);

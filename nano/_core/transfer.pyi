@@ -232,7 +232,7 @@ class Endpoint:
     """What a process opens to move memory to and from others: one thread, one port.
 
     name: what peers see; "": the host's name and the process's number. host, port: where TCP listens; 0 takes a free
-    port. transports: those offered and used; None: all but cuda_ipc. secret: shared by all endpoints of a cluster; a
+    port. transports: those offered and used; None: all. secret: shared by all endpoints of a cluster; a
     host other than loopback needs it, or insecure=True. devices: the RDMA devices to use; None: all. advertise: the
     host in the descriptor, when it is not `host`. spin: seconds that the thread polls after activity before it sleeps.
     heartbeat,

@@ -23,11 +23,6 @@ LOWER = "--max_num_batched_tokens or --max_model_len, or raise --gpu_memory_util
 
 def build(plan: Plan, device: torch.device) -> Backend:
     config, layout = plan.config, plan.layout
-    if plan.endpoint is not None and "cuda_ipc" not in config.transports:
-        raise InvalidInput(
-            f"device: {device}: KV in GPU memory would travel by the transport cuda_ipc, which does not pass its tests "
-            "on a GPU yet; use --mode hybrid (or name it in --transports to try it)"
-        )
     width = -(-plan.max_model_len // config.kvcache_block_size)
     limits = limits_of(config.max_num_batched_tokens, config.max_num_seqs, width)
     arrays = StepArrays(limits, device, DEPTH)

@@ -30,9 +30,10 @@ CODES = (DeadlineExceeded, PeerLost, Refused, Closed)
 
 
 def paths() -> list[str]:
-    """The transports of this build that are more than the socket, and that two endpoints of this host can use."""
+    """The transports of this build that are more than the socket and that two endpoints of this host can use for its
+    memory: not cuda_ipc, which is for GPU memory."""
     with Endpoint("a") as a, Endpoint("b") as b:
-        return [name for name, why in a.connect(b.descriptor()).transports[:-1] if not why]
+        return [name for name, why in a.connect(b.descriptor()).transports[:-1] if not why and name != "cuda_ipc"]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""An fp8 checkpoint's logits are those of its dequantised twin, but for the rounding of activations."""
+"""An fp8 checkpoint's logits are as near to its dequantised twin's as rounding the activations allows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 safetensors = pytest.importorskip("safetensors.torch")
+transformers = pytest.importorskip("transformers")
 
 from nano.demo.random_checkpoint import make_checkpoint  # noqa: E402
 from nano.engine.config import EngineConfig  # noqa: E402
@@ -73,6 +74,29 @@ def logits(path: Path) -> list[torch.Tensor]:
     return out
 
 
+def rounded(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
+    """The input of a projection as fp8 holds it: every 128 of a row share a scale."""
+    groups = inputs[0].unflatten(-1, (-1, 128))
+    scales = groups.abs().amax(-1, keepdim=True).clamp_min(1e-10) / 448.0
+    return ((groups / scales).to(torch.float8_e4m3fn).float() * scales).flatten(-2)
+
+
+def rounding_errors(path: Path) -> list[float]:
+    """What rounding activations does to transformers' logits in fp32: per prompt, of it and of one token more."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).cuda().eval()
+    inputs = [torch.tensor(ids.tolist(), device="cuda")[None] for p in PROMPTS for ids in (p, np.append(p, 7))]
+
+    def run() -> list[torch.Tensor]:
+        with torch.no_grad():
+            return [model(ids).logits[0, -1] for ids in inputs]
+
+    exact = run()
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and name.endswith("_proj"):
+            module.register_forward_pre_hook(rounded)
+    return [((a - b).norm() / b.norm()).item() for a, b in zip(run(), exact, strict=True)]
+
+
 @pytest.mark.parametrize("shape", sorted(SHAPES))
 def test_fp8_logits_are_those_of_the_dequantised_checkpoint(shape: str, tmp_path: Path) -> None:
     if torch.cuda.get_device_capability() < (9, 0):
@@ -81,7 +105,10 @@ def test_fp8_logits_are_those_of_the_dequantised_checkpoint(shape: str, tmp_path
         tmp_path, layers=2, vocab=512, tied=False, dtype="bfloat16", max_position=1024, seed=3, **SHAPES[shape]
     )
     quantize(tmp_path)
-    for got, expected in zip(logits(tmp_path), logits(tmp_path / "twin"), strict=True):
+    # transformers rounds no activation of the experts, which are no Linear there.
+    bounds = [1.5 * error + 0.02 for error in rounding_errors(tmp_path / "twin")]
+    bounds += [max(bounds)] * 2  # all prompts in one step, and their next tokens in another
+    for got, expected, bound in zip(logits(tmp_path), logits(tmp_path / "twin"), bounds, strict=True):
         error = ((got - expected).norm(dim=1) / expected.norm(dim=1)).max().item()
-        print(f"{shape}, {len(got)} rows: relative error {error:.3g}")
-        assert error <= 0.1
+        print(f"{shape}, {len(got)} rows: relative error {error:.3g}, at most {bound:.3g}")
+        assert error <= bound

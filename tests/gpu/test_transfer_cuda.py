@@ -56,6 +56,12 @@ def opened(child: Peer, kind: str, seed: int | None = None, transports: list[str
         child.ask("close")
 
 
+def freeze(child: Peer) -> None:
+    """Returns when every thread there has stopped."""
+    os.kill(child.process.pid, signal.SIGSTOP)
+    os.waitpid(child.process.pid, os.WUNTRACED)
+
+
 def places(count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(SIZE // PIECE)[:count].astype(np.int64) * PIECE
 
@@ -219,10 +225,11 @@ def test_an_exporter_killed_in_the_middle_of_a_pull_harms_nobody(doomed: Peer) -
     kill_the_exporter(doomed, "device")
 
 
-def test_a_destination_killed_in_the_middle_of_a_pull_fails_the_writes(doomed: Peer) -> None:
+def test_a_destination_killed_with_writes_before_it_fails_them(doomed: Peer) -> None:
     with Endpoint("parent") as endpoint:
         region = make_region(endpoint, "device", "near", seed=1)
         remote = endpoint.connect(doomed.ask("open", "device", None, None), timeout=20)
+        freeze(doomed)  # else it may pull all of them in some milliseconds
         transfers = [remote.write(region, "far", [0], [0], SIZE, timeout=20) for _ in range(2000)]
         os.kill(doomed.process.pid, signal.SIGKILL)
         started = time.monotonic()
@@ -242,7 +249,7 @@ def test_a_frozen_destination_fails_the_writes_at_their_deadline(other: Peer) ->
         region = make_region(endpoint, "device", "near", seed=1)
         with endpoint.connect(descriptor, timeout=20) as remote:
             remote.write(region, "far", [0], [0], SIZE).wait(20)
-            os.kill(other.process.pid, signal.SIGSTOP)
+            freeze(other)
             try:
                 with pytest.raises(DeadlineExceeded):
                     remote.write(region, "far", [0], [0], SIZE, timeout=0.5).wait(5)

@@ -65,14 +65,8 @@ def test_host_memory_has_no_gpu_sides_and_no_stream() -> None:
             peer.write(near, "far", [0], [0], 16).wait(5)
 
 
-def test_the_gpu_path_is_offered_where_it_is_named_and_host_memory_goes_by_another() -> None:
-    every = ["cuda_ipc", "shm", "tcp"]
-    with (
-        Endpoint("a", transports=every) as a,
-        Endpoint("b", transports=every) as b,
-        a.allocate(1 << 12, "near") as near,
-        b.allocate(1 << 12, "far") as far,
-    ):
+def test_the_gpu_path_is_offered_on_one_host_and_host_memory_goes_by_another() -> None:
+    with Endpoint("a") as a, Endpoint("b") as b, a.allocate(1 << 12, "near") as near, b.allocate(1 << 12, "far") as far:
         near.array[:] = 7
         with a.connect(b.descriptor()) as peer:
             assert dict(peer.transports)["cuda_ipc"] == ""

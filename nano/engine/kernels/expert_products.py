@@ -183,7 +183,7 @@ def _many_kernel(
             if FP8:
                 acc += tl.dot(piece, tl.trans(w)) * scale
             else:
-                acc = tl.dot(piece, tl.trans(w), acc)
+                acc = tl.dot(piece, tl.trans(w), acc, input_precision="ieee")
         inside = place < last
         if GATED:
             gate, up = tl.split(tl.permute(tl.reshape(acc, [BM, 2, BN]), (0, 2, 1)))
