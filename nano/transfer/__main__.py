@@ -122,7 +122,8 @@ def describe_pair(peer: Peer) -> dict[str, Any]:
     """Which transports the pair uses, for what, and why not the others."""
     entries = []
     for name, why_not in peer.transports:
-        why = why_not or ("the fastest of both sides" if name == peer.transport else "what faster ones do not reach")
+        reason = "the fastest of both sides" if name == peer.transport else "what faster ones do not reach"
+        why = why_not or ("GPU memory" if name == "cuda_ipc" else reason)
         entries.append({"transport": name, "used": not why_not, "why": why})
     return {"peer": peer.name, "transport": peer.transport, "transports": entries}
 

@@ -122,7 +122,10 @@ def test_topology_says_which_transport_a_pair_uses_and_why() -> None:
     found = json.loads(run("topology", "--json"))
     assert found["pair"]["transport"] == "shm"
     assert all(entry["why"] for entry in found["pair"]["transports"])
-    assert found["pair"]["transports"][0] == {"transport": "shm", "used": True, "why": "the fastest of both sides"}
+    assert found["pair"]["transports"][:2] == [
+        {"transport": "cuda_ipc", "used": True, "why": "GPU memory"},
+        {"transport": "shm", "used": True, "why": "the fastest of both sides"},
+    ]
     assert "To this host" in run("topology")
     assert json.loads(run("topology", "--json", "--transports", "tcp"))["pair"]["transport"] == "tcp"
 
