@@ -102,3 +102,15 @@ def test_the_cuda_module_imports_and_counts_devices_without_a_driver() -> None:
             cuda.gather(0, 0, 0, -1, 16)
         with pytest.raises(SystemFault, match=r"gather: offsets .*: cuda"):
             cuda.gather(0, 0, 0, 1, 16)
+
+
+@pytest.mark.skipif(not shutil.which("nm"), reason="no nm")
+def test_the_native_module_binds_no_symbol_to_another_module_s_copy() -> None:
+    """Unique symbols, as the locale ids of a static C++ library are, are shared with all that the process loads."""
+    from nano import _core
+
+    symbols = subprocess.run(
+        ["nm", "-D", "--defined-only", str(_core.__file__)], capture_output=True, text=True, check=True, timeout=30
+    ).stdout.split("\n")
+    assert any(line.endswith(" T PyInit__core") for line in symbols)
+    assert not [line for line in symbols if " u " in line]
