@@ -8,7 +8,6 @@
 #include <mutex>
 
 #include "base/error.h"
-#include "cuda/pinned.h"
 #include "transfer/clock.h"
 #include "transfer/wire.h"
 
@@ -489,7 +488,6 @@ bool CudaPath::launch(Flight& flight, const std::shared_ptr<RemoteMemory>& remot
       const auto owner = cuda::find_device(remote->owner);
       NANO_CHECK(owner, Code::kSystem, "the peer's device is not visible here");
       context = cuda::PrimaryContext::of(*owner);
-      flight.target = cuda::pin(context, target.data(), target.size(), false);
     }
     source = remote->open(context);
   } catch (const Error&) {
@@ -500,7 +498,8 @@ bool CudaPath::launch(Flight& flight, const std::shared_ptr<RemoteMemory>& remot
   flight.source = remote;
   cuda::Copier& copier = copier_of(context);
   const bool inside = target.on_device() && !remote->host && remote->owner == context->uuid();
-  const bool locked = remote->host ? remote->pinned != nullptr : target.on_device() || flight.target != nullptr;
+  const bool locked =
+      remote->host ? remote->host_memory->page_lock(context) : target.on_device() || target.page_lock(context);
   copier.enqueue(copies_, inside ? cuda::By::kKernel : locked ? cuda::By::kEngines : cuda::By::kDriver);
   copier.mark(static_cast<std::uint32_t>(&flight - flights_.data()));
   flight.copier = &copier;
@@ -510,10 +509,7 @@ bool CudaPath::launch(Flight& flight, const std::shared_ptr<RemoteMemory>& remot
 // The address of its first byte, for copies by that device.
 cuda::DevicePointer CudaPath::RemoteMemory::open(const cuda::ContextPtr& context) {
   if (host) {
-    if (!host_memory) {
-      host_memory = Memory::map_peer(std::move(fd), size);
-      pinned = cuda::pin(context, host_memory->data(), host_memory->size(), true);
-    }
+    if (!host_memory) host_memory = Memory::map_peer(std::move(fd), size);
     return reinterpret_cast<cuda::DevicePointer>(host_memory->data());
   }
   auto& opened = mapped[context->device()];
@@ -551,7 +547,6 @@ bool CudaPath::land() {
     flight.op.reset();
     flight.copier = nullptr;
     flight.source.reset();
-    flight.target.reset();
     flight.bad = 0;
     any = true;
   }

@@ -62,7 +62,6 @@ class CudaPath final : public Path {
     std::uint64_t size = 0;
     std::map<cuda::Device, cuda::DeviceMemoryPtr> mapped;  // by the device that reads it
     std::shared_ptr<Memory> host_memory;
-    std::shared_ptr<void> pinned;
 
     cuda::DevicePointer open(const cuda::ContextPtr& context);
   };
@@ -90,7 +89,6 @@ class CudaPath final : public Path {
     std::uint32_t bad = 0;
     cuda::Copier* copier = nullptr;  // null: there is nothing to wait for
     std::shared_ptr<RemoteMemory> source;
-    std::shared_ptr<void> target;  // keeps host memory page-locked
   };
 
   // Our operations.

@@ -14,6 +14,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "cuda/pinned.h"
 
 namespace nano::transfer {
 namespace {
@@ -87,7 +88,13 @@ bool has_huge_pages(const void* data) {
 Memory::Memory() : id_(next_id.fetch_add(1)) {}
 
 Memory::~Memory() {
+  locked_.reset();
   if (mapped_) munmap(data_, size_);
+}
+
+bool Memory::page_lock(const cuda::ContextPtr& context) const {
+  std::call_once(locking_, [&] { locked_ = cuda::pin(context, data_, size_, !writable_); });
+  return locked_ != nullptr;
 }
 
 std::shared_ptr<Memory> Memory::allocate(std::size_t bytes, const std::string& name, bool huge_pages) {

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "cuda/memory.h"
@@ -40,6 +41,8 @@ class Memory {
   bool on_device() const { return device_ != kHost; }
   // Null for host memory.
   const cuda::DeviceMemoryPtr& device_memory() const { return device_memory_; }
+  // Page-locks host memory for the rest of its life, at the first call. False: the driver refuses.
+  bool page_lock(const cuda::ContextPtr& context) const;
   // A process on this host can map it.
   bool shareable() const { return static_cast<bool>(fd_); }
   const Fd& fd() const { return fd_; }
@@ -59,6 +62,8 @@ class Memory {
   Fd fd_;
   std::shared_ptr<void> keep_;
   cuda::DeviceMemoryPtr device_memory_;
+  mutable std::once_flag locking_;
+  mutable std::shared_ptr<void> locked_;
 };
 
 }  // namespace nano::transfer
