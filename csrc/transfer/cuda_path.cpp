@@ -481,6 +481,7 @@ bool CudaPath::launch(Flight& flight, const std::shared_ptr<RemoteMemory>& remot
   if (copies_.empty()) return true;
   cuda::ContextPtr context;
   cuda::DevicePointer source = 0;
+  bool locked = false;
   try {
     if (target.on_device()) {
       context = target.device_memory()->context_ptr();
@@ -490,6 +491,7 @@ bool CudaPath::launch(Flight& flight, const std::shared_ptr<RemoteMemory>& remot
       context = cuda::PrimaryContext::of(*owner);
     }
     source = remote->open(context);
+    locked = remote->host ? remote->host_memory->page_lock(context) : target.on_device() || target.page_lock(context);
   } catch (const Error&) {
     remote->readable = false;
     return false;
@@ -498,8 +500,6 @@ bool CudaPath::launch(Flight& flight, const std::shared_ptr<RemoteMemory>& remot
   flight.source = remote;
   cuda::Copier& copier = copier_of(context);
   const bool inside = target.on_device() && !remote->host && remote->owner == context->uuid();
-  const bool locked =
-      remote->host ? remote->host_memory->page_lock(context) : target.on_device() || target.page_lock(context);
   copier.enqueue(copies_, inside ? cuda::By::kKernel : locked ? cuda::By::kEngines : cuda::By::kDriver);
   copier.mark(static_cast<std::uint32_t>(&flight - flights_.data()));
   flight.copier = &copier;

@@ -88,7 +88,7 @@ bool has_huge_pages(const void* data) {
 Memory::Memory() : id_(next_id.fetch_add(1)) {}
 
 Memory::~Memory() {
-  locked_.reset();
+  locked_.reset();  // while its pages are still there
   if (mapped_) munmap(data_, size_);
 }
 

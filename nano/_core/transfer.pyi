@@ -232,10 +232,9 @@ class Endpoint:
     """What a process opens to move memory to and from others: one thread, one port.
 
     name: what peers see; "": the host's name and the process's number. host, port: where TCP listens; 0 takes a free
-    port. transports: those offered and used; None: all. secret: shared by all endpoints of a cluster; a
-    host other than loopback needs it, or insecure=True. devices: the RDMA devices to use; None: all. advertise: the
-    host in the descriptor, when it is not `host`. spin: seconds that the thread polls after activity before it sleeps.
-    heartbeat,
+    port. transports: those offered and used; None: all. secret: shared by all endpoints of a cluster; a host other than
+    loopback needs it, or insecure=True. devices: the RDMA devices to use; None: all. advertise: the host in the
+    descriptor, when it is not `host`. spin: seconds that the thread polls after activity before it sleeps. heartbeat,
     silence: seconds between signs of life, and after how long without one a peer is lost.
     Raises Refused, InvalidInput, SystemFault.
     """

@@ -120,10 +120,10 @@ def run_topology(args: argparse.Namespace) -> int:
 
 def describe_pair(peer: Peer) -> dict[str, Any]:
     """Which transports the pair uses, for what, and why not the others."""
+    uses = {peer.transport: "the fastest of both sides", "cuda_ipc": "GPU memory"}
     entries = []
     for name, why_not in peer.transports:
-        reason = "the fastest of both sides" if name == peer.transport else "what faster ones do not reach"
-        why = why_not or ("GPU memory" if name == "cuda_ipc" else reason)
+        why = why_not or uses.get(name, "what faster ones do not reach")
         entries.append({"transport": name, "used": not why_not, "why": why})
     return {"peer": peer.name, "transport": peer.transport, "transports": entries}
 

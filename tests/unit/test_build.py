@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -105,12 +106,12 @@ def test_the_cuda_module_imports_and_counts_devices_without_a_driver() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("nm"), reason="no nm")
-def test_the_native_module_binds_no_symbol_to_another_module_s_copy() -> None:
+@pytest.mark.parametrize("name", ["nano._core", "nano.router._text"])
+def test_a_native_module_binds_no_symbol_to_another_module_s_copy(name: str) -> None:
     """Unique symbols, as the locale ids of a static C++ library are, are shared with all that the process loads."""
-    from nano import _core
-
+    file = str(importlib.import_module(name).__file__)
     symbols = subprocess.run(
-        ["nm", "-D", "--defined-only", str(_core.__file__)], capture_output=True, text=True, check=True, timeout=30
+        ["nm", "-D", "--defined-only", file], capture_output=True, text=True, check=True, timeout=30
     ).stdout.split("\n")
-    assert any(line.endswith(" T PyInit__core") for line in symbols)
+    assert any(line.endswith(f" T PyInit_{name.split('.')[-1]}") for line in symbols)
     assert not [line for line in symbols if " u " in line]
