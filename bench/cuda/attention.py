@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import report
 import torch
 
-from nano.engine.kernels.attention import DecodeScratch, decode_attention, prefill_attention, rope_decode_attention
+from nano.engine.kernels.attention import DecodeScratch, decode_attention, prefill_attention
 
 DECODE = [(1, 128), (1, 1024), (1, 4096), (8, 1024), (32, 1024), (64, 2048), (256, 512), (256, 2048)]
 PREFILL = [(1, 128), (1, 1024), (1, 4096), (16, 1024), (4, 4096)]
@@ -50,11 +50,6 @@ class Step:
         self.lens = torch.full((sequences,), context, dtype=torch.int32, device="cuda")
         self.cu = torch.arange(sequences + 1, dtype=torch.int32, device="cuda") * queries
         self.q = torch.randn(sequences * queries, shape.heads, shape.head_dim, dtype=torch.bfloat16, device="cuda")
-        self.qkv = torch.randn(
-            sequences, (shape.heads + 2 * shape.kv_heads) * shape.head_dim, dtype=torch.bfloat16, device="cuda"
-        )
-        self.norm = torch.ones(shape.head_dim, device="cuda")
-        self.rope = torch.randn(context, shape.head_dim, device="cuda")
         self.out = torch.empty_like(self.q)
         self.scale = shape.head_dim**-0.5
         self.scratch = DecodeScratch(sequences, shape.heads, shape.head_dim, "cuda")
@@ -63,13 +58,6 @@ class Step:
     def decode(self) -> None:
         for k, v in self.views:
             decode_attention(self.q, k, v, self.tables, self.lens, self.out, self.scale, self.scratch)
-
-    def fused(self) -> None:
-        for k, v in self.views:
-            rope_decode_attention(
-                self.qkv, self.norm, self.norm, 1e-6, self.rope, k, v, self.tables, self.lens, self.out, self.scale,
-                self.scratch,
-            )  # fmt: skip
 
     def prefill(self) -> None:
         for k, v in self.views:
@@ -131,9 +119,8 @@ def main() -> None:
         step.decode()
         step.check()
         us = graph_us(step.decode, args.repeats) / step.layers
-        fused = graph_us(step.fused, args.repeats) / step.layers
         rate = 4 * sequences * context * shape.kv_heads * shape.head_dim / us / 1e6
-        decodes.append([f"{sequences} x {context}", us, fused, rate, f"{rate / copy:.2f}"])
+        decodes.append([f"{sequences} x {context}", us, rate, f"{rate / copy:.2f}"])
     prefills = []
     for sequences, context in PREFILL:
         step = Step(shape, sequences, context, context)
@@ -149,7 +136,7 @@ def main() -> None:
     )
     report.table(
         "decode, a layer",
-        ["sequences x context", "us", "with norm, RoPE, write", "TB/s", "share of the copy's"],
+        ["sequences x context", "us", "TB/s", "share of the copy's"],
         decodes,
     )
     report.table("prefill, a layer", ["sequences x tokens", "us", "TF/s", "share of the product's"], prefills)
