@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from nano.engine.config import EngineConfig
 from nano.engine.kv_cache import KVLayout
 from nano.engine.kv_memory import PoolMemory
+from nano.engine.kv_scales import KVScales
 from nano.engine.models.qwen3 import Qwen3
 from nano.engine.runner import Runner
 from nano.errors import InvalidInput, OutOfMemory
@@ -37,6 +38,7 @@ class Plan:
     directory: Path
     model: ModelConfig
     layout: KVLayout
+    kv_scales: KVScales
     dtype: torch.dtype
     max_model_len: int
     endpoint: Endpoint | None
