@@ -11,16 +11,23 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from nano import wire
-from nano.engine.client import EngineClient
 
 STALL = 60.0  # seconds without a token until a run is given up
-# Gaps between tokens are counted between these, in ms: 20 to a factor of ten.
-EDGES_MS = [round(float(edge), 5) for edge in np.logspace(-2, 4, 121)]
+# Gaps between tokens are counted between these, in ms: 10 to a factor of ten.
+EDGES_MS = [round(float(edge), 5) for edge in np.logspace(-2, 4, 61)]
+
+
+class Client(Protocol):
+    """nano.engine.client.EngineClient, or what stands in for it in the engine's own process."""
+
+    def generate(self, key: int, tokens: list[int], sampling: wire.Sampling, name: str = "", at: str = "") -> None: ...
+    def poll(self, timeout: float) -> list[Any]:
+        """Rows with key, token, finish and failure."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ def traces(load: Load, seed: int) -> list[Trace]:
     return out
 
 
-def drive(client: EngineClient, load: Load, keys: Iterator[int], prefill: str = "", seed: int = 0) -> list[Trace]:
+def drive(client: Client, load: Load, keys: Iterator[int], prefill: str = "", seed: int = 0) -> list[Trace]:
     """Runs the load to its end; `prefill` is the address of the engine that computes the prompts, if another does.
 
     Raises AssertionError for a request that failed or got another number of tokens than it asked for, TimeoutError when
@@ -111,7 +118,7 @@ def drive(client: EngineClient, load: Load, keys: Iterator[int], prefill: str = 
     return every
 
 
-def send(client: EngineClient, key: int, trace: Trace, prefill: str) -> None:
+def send(client: Client, key: int, trace: Trace, prefill: str) -> None:
     sampling = wire.Sampling(trace.wanted, seed=key, temperature=0.0, ignore_eos=True)
     client.generate(key, trace.prompt, sampling, "prefill" if prefill else "", prefill)
 

@@ -36,6 +36,10 @@ def throughput(pyplot: Any, points: list[dict[str, Any]], title: str) -> Any:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xlabel("requests at a time")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_minor_formatter("{x:,.0f}")
+    axes.tick_params(axis="y", which="minor", labelsize=7)
     axes.set_ylabel("output tokens a second")
     axes.set_title(title)
     axes.grid(True, which="both", alpha=0.3)
@@ -63,6 +67,7 @@ def histograms(pyplot: Any, points: list[dict[str, Any]], title: str) -> Any:
         axes.set_yscale("log")
         if used:
             axes.set_xlim(min(used) / 1.5, max(used) * 1.5)
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.set_title(f"{concurrency} at a time" if concurrency else f"{rate:g} a second", fontsize=9)
         axes.grid(True, alpha=0.3)
     for axes in list(grid.flat)[len(panels) :]:
