@@ -20,24 +20,16 @@ from nano.errors import InvalidInput
 
 
 def build(plan: Plan, device: torch.device) -> Backend:
-    config, layout = plan.config, plan.layout
-    weights = weight_bytes(plan.model, plan.dtype.itemsize)
-    free, total = _memory(device)
+    """Raises OutOfMemory saying what was needed and which option to change."""
+    weights, (free, total) = weight_bytes(plan.model, plan.dtype.itemsize), _memory(device)
     refuse_weights(str(device), weights, free, total)
     try:
-        model, ops, runner = _stepped(plan, device)
+        return _build(plan, device, weights)
     except torch.cuda.OutOfMemoryError as error:
         raise workspace_failed(str(device), plan, weights, free, error) from None
-    num_blocks = _usage(device, weights).blocks(plan)
-    memory = allocate_pool(plan.endpoint, num_blocks * layout.block_bytes, device)
-    ops.bind_pool(_shaped(plan, memory.tensor))
-    if config.check:
-        return Backend(model, _checked(plan, model, runner, num_blocks), memory, num_blocks)
-    return Backend(model, runner, memory, num_blocks)
 
 
-def _stepped(plan: Plan, device: torch.device) -> tuple[Qwen3, CudaOps, CudaRunner]:
-    """The model with its weights and all the scratch that its largest step takes."""
+def _build(plan: Plan, device: torch.device, weights: int) -> Backend:
     config, layout = plan.config, plan.layout
     width = -(-plan.max_model_len // config.kvcache_block_size)
     limits = limits_of(config.max_num_batched_tokens, config.max_num_seqs, width)
@@ -52,7 +44,12 @@ def _stepped(plan: Plan, device: torch.device) -> tuple[Qwen3, CudaOps, CudaRunn
     runner = CudaRunner(model, ops, arrays, config.cuda_graphs)
     ops.bind_pool(_shaped(plan, allocate_pool(None, 2 * layout.block_bytes, device).tensor))
     runner.dry_run()
-    return model, ops, runner
+    num_blocks = _usage(device, weights).blocks(plan)
+    memory = allocate_pool(plan.endpoint, num_blocks * layout.block_bytes, device)
+    ops.bind_pool(_shaped(plan, memory.tensor))
+    if config.check:
+        return Backend(model, _checked(plan, model, runner, num_blocks), memory, num_blocks)
+    return Backend(model, runner, memory, num_blocks)
 
 
 def _checked(plan: Plan, model: Qwen3, runner: CudaRunner, num_blocks: int) -> CheckedRunner:

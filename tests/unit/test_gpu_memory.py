@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytest.importorskip("torch")
-
-import torch
-
 from nano.demo.random_checkpoint import PRESETS, config, make_config, tensors, write_json
 from nano.engine.backend import Plan
 from nano.engine.config import EngineConfig
 from nano.engine.gpu_memory import CUDA_BYTES, LATER_BYTES, Usage, refuse_weights, weight_bytes, workspace_failed
-from nano.engine.kv_cache import KVLayout
 from nano.engine.model_config import load_model_config
 from nano.errors import InvalidInput, OutOfMemory
 
@@ -29,9 +25,12 @@ BLOCK = 9 << 20  # of 8B: 36 layers, 2, 8 heads, 64 tokens, 128, bf16
 
 def plan(**options: Any) -> Plan:
     known = EngineConfig("some", **options)
-    layout = KVLayout(num_layers=36, num_kv_heads=8, block_size=64, head_dim=128, itemsize=2, groups=4)
-    assert layout.block_bytes == BLOCK
-    return Plan(known, Path("some"), None, layout, torch.bfloat16, known.max_model_len or 40960, None, None)  # type: ignore[arg-type]
+    given = {
+        "config": known,
+        "max_model_len": known.max_model_len or 40960,
+        "layout": SimpleNamespace(block_bytes=BLOCK),
+    }
+    return Plan(**{field.name: given.get(field.name) for field in fields(Plan)})  # type: ignore[arg-type]
 
 
 def usage(total: int = 80, free: float = 60, weights: float = 16, workspace: float = 2) -> Usage:
