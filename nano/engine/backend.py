@@ -49,14 +49,10 @@ class Plan:
 
         Raises OutOfMemory saying what was needed and that `lower` can be lowered.
         """
-        config, block_bytes = self.config, self.layout.block_bytes
-        if config.kvcache_bytes:
-            blocks = config.kvcache_bytes // block_bytes
-            if blocks < 2:
-                raise InvalidInput(f"kvcache_bytes: one block is {block_bytes} bytes, got {config.kvcache_bytes}")
-        else:
+        block_bytes, blocks = self.layout.block_bytes, self.asked
+        if not blocks:
             blocks = usual
-            if config.max_model_len:
+            if self.config.max_model_len:
                 blocks = max(blocks, self.longest)  # who names a length gets room for it
         blocks = max(blocks, 2)
         if blocks * block_bytes > available:
@@ -65,6 +61,14 @@ class Plan:
                 f"lower {lower}"
             )
         return blocks
+
+    @property
+    def asked(self) -> int:
+        """Blocks that kvcache_bytes names; 0 where it names none."""
+        nbytes, block_bytes = self.config.kvcache_bytes, self.layout.block_bytes
+        if nbytes and nbytes < 2 * block_bytes:
+            raise InvalidInput(f"kvcache_bytes: one block is {block_bytes} bytes, got {nbytes}")
+        return nbytes // block_bytes
 
     @property
     def longest(self) -> int:
