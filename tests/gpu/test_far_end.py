@@ -23,6 +23,8 @@ USED = -(-CONTEXT // BLOCK_SIZE)
 
 @pytest.fixture(scope="module", params=["block-major", "layer-major"])
 def pool(request: pytest.FixtureRequest) -> Iterator[torch.Tensor]:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
     free = torch.cuda.mem_get_info()[0]
     if free < POOL_BYTES + (2 << 30):
         pytest.skip(f"needs {POOL_BYTES + (2 << 30)} bytes of free device memory, got {free}")
