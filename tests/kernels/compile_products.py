@@ -39,7 +39,8 @@ def launches() -> Iterator[str]:
     yield "64 rows, fp8, K in parts"
     hopper_linear.linear_hopper(
         torch.empty(64, 4096, dtype=FP8), torch.empty(32, 64).T, torch.empty(4096, 4096, dtype=FP8),
-        torch.empty(32, 32), torch.empty(64, 4096, dtype=HALF), 2, torch.empty(1 << 20), torch.zeros(32, dtype=torch.int32),
+        torch.empty(32, 32), torch.empty(64, 4096, dtype=HALF), 2, torch.empty(1 << 20),
+        torch.zeros(32, dtype=torch.int32),
     )  # fmt: skip
     yield "experts"
     logits, shares = torch.empty(64, EXPERTS, dtype=HALF), torch.empty(64, TOP_K)
