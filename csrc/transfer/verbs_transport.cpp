@@ -22,19 +22,6 @@ bool kernel_has_devices() {
 
 }  // namespace
 
-void Rail::look() {
-  std::unique_lock lock(looking_, std::try_to_lock);
-  if (!lock) return;  // somebody else takes them
-  device_->events([&](verbs::PortEvent event, const std::string&) {
-    if (event != verbs::PortEvent::kUp && !down()) changes_.fetch_add(1, std::memory_order_acq_rel);
-    // A new address of a port that is up: what used the old one has to be made anew.
-    if (event != verbs::PortEvent::kDown && event != verbs::PortEvent::kFatal && down() &&
-        device_->port_state().active) {
-      changes_.fetch_add(1, std::memory_order_acq_rel);
-    }
-  });
-}
-
 VerbsTransport::VerbsTransport(std::vector<std::string> devices, bool alone, const verbs::QueuePairOptions& options)
     : devices_(std::move(devices)), alone_(alone), options_(options) {
   verbs::check(options_);

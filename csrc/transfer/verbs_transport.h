@@ -1,7 +1,6 @@
 // RDMA verbs as a backend of an endpoint: the devices that it uses, and its regions' registrations with each.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -13,32 +12,11 @@
 #include "transfer/region.h"
 #include "transfer/transport.h"
 #include "transfer/verbs_backend.h"
-#include "verbs/device.h"
+#include "transfer/verbs_rail.h"
 #include "verbs/memory_region.h"
 #include "verbs/queue_pair.h"
 
 namespace nano::transfer {
-
-// One device with the address it is reached at.
-class Rail {
- public:
-  Rail(verbs::DevicePtr device, verbs::PortAddress address) : device_(std::move(device)), address_(address) {}
-
-  const verbs::DevicePtr& device() const { return device_; }
-  const verbs::PortAddress& address() const { return address_; }
-
-  // Takes the device's events in. Any thread.
-  void look();
-  // Odd: the port is down. Each change adds one.
-  std::uint32_t changes() const { return changes_.load(std::memory_order_acquire); }
-  bool down() const { return changes() % 2 != 0; }
-
- private:
-  const verbs::DevicePtr device_;
-  const verbs::PortAddress address_;
-  std::mutex looking_;
-  std::atomic<std::uint32_t> changes_{0};
-};
 
 // A region as this side's devices know it.
 struct VerbsRegion {
