@@ -1,4 +1,4 @@
-// A run of one operation's pieces: what is claimed, posted, and sent again as a whole.
+// A run of one operation's pieces: what is claimed, posted, landed, and sent again as a whole.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +8,7 @@
 
 #include "transfer/op.h"
 #include "transfer/verbs_claims.h"
+#include "transfer/verbs_link.h"
 #include "transfer/verbs_transport.h"
 
 namespace nano::transfer {
@@ -34,9 +35,13 @@ struct VerbsChunk {
 
   // What to write or read, the next of it, and where in that.
   std::vector<VerbsPart> parts;
+  std::uint64_t bytes = 0;  // of all parts
   std::uint32_t next = 0;
   std::uint64_t offset = 0;
   std::uint32_t under_way = 0;  // work requests
+  // Tagged: the queue pair of all of it, whose order puts the immediate behind the bytes.
+  VerbsLink* link = nullptr;
+  VerbsLane* lane = nullptr;
   std::int64_t stopped_at = 0;  // the operation ended early: nothing more is posted
 
   bool tagged() const { return op->tag != 0; }

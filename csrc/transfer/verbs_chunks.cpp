@@ -11,10 +11,11 @@ using verbs_wire::Message;
 
 namespace {
 
-constexpr std::uint64_t kChunkBytes = 4 << 20;  // of one chunk, unless a single piece is larger
-constexpr std::size_t kMaxChunks = 64;          // cut and not yet confirmed
+constexpr std::uint64_t kMostBytes = 2 << 20;     // of one chunk, unless a single piece is larger
+constexpr std::uint64_t kLeastBytes = 256 << 10;  // of one that is smaller so that every queue pair gets some
+constexpr std::size_t kMaxChunks = 64;            // cut and not yet confirmed
 
-static_assert(kMaxChunks < verbs_wire::Immediate::kSlots && kChunkPieces < 1u << verbs_wire::Immediate::kPieceBits);
+static_assert(kMaxChunks < verbs_wire::Immediate::kSlots);
 
 Status to_status(std::uint32_t word) {
   return static_cast<Status>(std::min(word, static_cast<std::uint32_t>(Status::kCount)));
@@ -27,10 +28,7 @@ bool VerbsPath::takes(const Op& op) const {
   const auto local = transport_.find(op.local->key);
   const auto at = remotes_.find(op.remote_key);
   // A region that was not announced, or not yet, is looked for by the other side, on the socket.
-  if (!local || local->registrations.empty() || at == remotes_.end()) return false;
-  // A piece of a tag travels on one queue pair, whose books it must fit.
-  const std::uint64_t requests = static_cast<std::uint64_t>(transport_.options().max_sends) / 2;
-  return op.tag == 0 || op.length / requests <= transport_.max_message();
+  return local && !local->registrations.empty() && at != remotes_.end();
 }
 
 void VerbsPath::submit(const OpPtr& op, Finished& finished) {
@@ -76,10 +74,15 @@ bool VerbsPath::make_chunk(Finished& finished) {
   chunk->remote = remote->second;
   chunk->id = next_chunk_++;
   chunk->first = op->posted;
+  std::size_t lanes = 0;
+  for (const LinkPtr& link : links_) {
+    if (link && link->state == VerbsLink::State::kReady) lanes += link->lanes().size();
+  }
+  const std::uint64_t most = std::clamp(op->bytes() / std::max<std::size_t>(2 * lanes, 1), kLeastBytes, kMostBytes);
   std::uint64_t bytes = 0;
   while (chunk->count < kChunkPieces && op->posted + chunk->count < op->pieces.size()) {
     bytes += op->bytes_of(op->pieces[op->posted + chunk->count]);
-    if (chunk->count > 0 && bytes > kChunkBytes) break;
+    if (chunk->count > 0 && bytes > most) break;
     ++chunk->count;
   }
   op->posted += chunk->count;
@@ -104,6 +107,8 @@ void VerbsChunk::begin(std::span<const std::uint64_t> blocks) {
   std::vector<std::uint32_t> counts;
   for (const Piece& piece : op->pieces.subspan(first, count)) counts.push_back(piece.run);
   split_into_parts(counts, blocks, parts);
+  bytes = 0;
+  for (const VerbsPart& part : parts) bytes += part.blocks * op->length;
   next = 0;
   offset = 0;
 }

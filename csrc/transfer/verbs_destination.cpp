@@ -31,7 +31,7 @@ bool VerbsPath::on_claim(BodyReader& in) {
   out.put(granted.slot).put(granted.generation).put(static_cast<std::uint8_t>(granted.whole ? 1 : 0));
   for (const std::uint64_t word : granted.blocks) out.put(word);
   send(out);
-  if (granted.status == Status::kOk) tell(claims_.settle(granted.slot));
+  if (granted.nothing) tell(claims_.land(granted.slot));
   return true;
 }
 

@@ -66,6 +66,8 @@ void VerbsPath::end_epoch(int index, bool rail, const std::string& reason) {
       continue;
     }
     chunk.asked = chunk.granted = false;
+    chunk.link = nullptr;
+    chunk.lane = nullptr;
     chunk.next = 0;
     chunk.offset = 0;
     chunk.under_way = 0;

@@ -17,6 +17,7 @@ void VerbsLane::add(const verbs::Work& work, VerbsChunk* chunk) {
   ring_[posted_ % ring_.size()] = {chunk, work.length};
   ++posted_;
   bytes_ += work.length;
+  batch_bytes_ += work.length;
   if (work.kind == verbs::WorkKind::kWriteWithImmediate) --credits_;
 }
 
@@ -25,6 +26,7 @@ void VerbsLane::flush() {
   batch_.back().signalled = true;
   pair_->post(batch_);
   batch_.clear();
+  batch_bytes_ = 0;
 }
 
 VerbsChunk* VerbsLane::chunk_of(std::uint64_t id) const {

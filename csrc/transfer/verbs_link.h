@@ -32,6 +32,7 @@ class VerbsLane {
   // Written down now, rung by flush().
   void add(const verbs::Work& work, VerbsChunk* chunk);
   std::size_t waiting() const { return batch_.size(); }
+  std::uint64_t waiting_bytes() const { return batch_bytes_; }
   void flush();
 
   // The work request `id` and all before it are over: called for the chunk of each.
@@ -60,7 +61,7 @@ class VerbsLane {
   std::vector<verbs::Work> batch_;
   std::vector<Entry> ring_;
   std::uint64_t posted_ = 0, done_ = 0;
-  std::uint64_t bytes_ = 0;
+  std::uint64_t bytes_ = 0, batch_bytes_ = 0;
   std::uint32_t credits_;
   std::uint32_t consumed_ = 0;
 };

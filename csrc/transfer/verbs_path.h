@@ -1,5 +1,6 @@
 // One connection over RDMA verbs. Work is cut into chunks, chunks into work requests on the least loaded queue pair of
-// every rail that works. A tagged chunk is claimed at the destination first, and lands there by its pieces' immediates.
+// every rail that works. A tagged chunk is claimed at the destination first, stays on one queue pair, and lands there
+// by its last work request's immediate.
 //
 // An epoch is a set of links. Any queue pair's error ends it: both sides destroy all of its queue pairs, the
 // destination voids its claims, and what has not landed is claimed and sent again in the next epoch, over the rails
@@ -114,7 +115,7 @@ class VerbsPath final : public Path {
   // verbs_posts.cpp
   bool pump(Finished& finished);
   bool post(VerbsChunk& chunk);
-  VerbsLane* pick(std::uint64_t bytes, std::size_t requests, bool immediate, VerbsLink*& link);
+  VerbsLane* pick(std::uint64_t bytes, bool immediate, VerbsLink*& link) const;
   void put(VerbsChunk& chunk, VerbsLink& link, VerbsLane& lane, std::uint64_t length, bool last);
 
   // verbs_completions.cpp

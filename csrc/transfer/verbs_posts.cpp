@@ -12,9 +12,10 @@ using verbs_wire::Immediate;
 
 namespace {
 
-constexpr std::uint64_t kWindow = 4 << 20;   // bytes under way on one queue pair, unless one piece is larger
-constexpr std::uint64_t kSegment = 1 << 20;  // what is longer and in no order is spread over queue pairs
-constexpr std::size_t kDoorbell = 64;        // work requests of one
+constexpr std::uint64_t kWindow = 4 << 20;         // bytes under way on one queue pair, unless one chunk is larger
+constexpr std::uint64_t kSegment = 1 << 20;        // what is longer and in no order is spread over queue pairs
+constexpr std::size_t kDoorbell = 64;              // work requests of one
+constexpr std::uint64_t kDoorbellBytes = 1 << 20;  // so that the first of a window's end before the last
 
 }  // namespace
 
@@ -28,17 +29,22 @@ bool VerbsPath::pump(Finished& finished) {
   const std::uint32_t epoch = epoch_;
   int index = -1;
   try {
-    while (!ready_.empty()) {
-      VerbsChunk* const chunk = ready_.front();
+    for (std::size_t i = 0; i < ready_.size();) {
+      VerbsChunk* const chunk = ready_[i];
       const auto remote = remotes_.find(chunk->op->remote_key);
       if (remote == remotes_.end() || remote->second != chunk->remote) {
-        const OpPtr op = chunk->op;  // whose region was closed there
+        const OpPtr op = chunk->op;  // whose region was closed there; all of its chunks go
         host_.refuse(op, Status::kUnknownRegion, chunk->first, 0, finished);
         if (epoch != epoch_) return true;
+        i = 0;
         continue;
       }
-      if (!post(*chunk)) break;
-      ready_.pop_front();
+      if (!post(*chunk)) {
+        if (chunk->lane == nullptr) break;
+        ++i;
+        continue;
+      }
+      ready_.erase(ready_.begin() + static_cast<std::ptrdiff_t>(i));
       moved = true;
       if (chunk->under_way == 0) quiet(*chunk, finished);  // nothing of it was wanted
     }
@@ -53,12 +59,12 @@ bool VerbsPath::pump(Finished& finished) {
   return moved;
 }
 
-VerbsLane* VerbsPath::pick(std::uint64_t bytes, std::size_t requests, bool immediate, VerbsLink*& link) {
+VerbsLane* VerbsPath::pick(std::uint64_t bytes, bool immediate, VerbsLink*& link) const {
   VerbsLane* best = nullptr;
   for (const LinkPtr& one : links_) {
     if (!one || one->state != VerbsLink::State::kReady) continue;
     for (VerbsLane& lane : one->lanes()) {
-      if (lane.room() < requests || (immediate && lane.credits() == 0)) continue;
+      if (lane.room() == 0 || (immediate && lane.credits() == 0)) continue;
       if (lane.bytes() > 0 && lane.bytes() + bytes > kWindow) continue;
       if (best != nullptr && best->bytes() <= lane.bytes()) continue;
       best = &lane;
@@ -68,28 +74,22 @@ VerbsLane* VerbsPath::pick(std::uint64_t bytes, std::size_t requests, bool immed
   return best;
 }
 
-// False: the queue pairs have no room for the rest of it now.
+// False: there is no room for the rest of it now, on its queue pair or, when it has none, on any.
 bool VerbsPath::post(VerbsChunk& chunk) {
   const Op& op = *chunk.op;
-  VerbsLink* link = nullptr;
+  if (chunk.tagged() && chunk.lane == nullptr && !chunk.posted()) {
+    chunk.lane = pick(chunk.bytes, true, chunk.link);
+    if (chunk.lane == nullptr) return false;
+  }
+  VerbsLink* link = chunk.link;
   for (; !chunk.posted(); ++chunk.next, chunk.offset = 0) {
     const std::uint64_t bytes = chunk.parts[chunk.next].blocks * op.length;
-    if (chunk.tagged()) {
-      // All of it on one queue pair, so that the immediate comes after the bytes.
-      const std::uint64_t limit = transport_.max_message();
-      VerbsLane* const lane = pick(bytes, static_cast<std::size_t>((bytes + limit - 1) / limit), true, link);
-      if (lane == nullptr) return false;
-      while (chunk.offset < bytes) {
-        const std::uint64_t n = std::min(limit, bytes - chunk.offset);
-        put(chunk, *link, *lane, n, chunk.offset + n == bytes);
-      }
-      continue;
-    }
     while (chunk.offset < bytes) {
-      const std::uint64_t n = std::min({kSegment, bytes - chunk.offset, transport_.max_message()});
-      VerbsLane* const lane = pick(n, 1, false, link);
-      if (lane == nullptr) return false;
-      put(chunk, *link, *lane, n, false);
+      std::uint64_t n = std::min(transport_.max_message(), bytes - chunk.offset);
+      if (!chunk.tagged()) n = std::min(n, kSegment);
+      VerbsLane* const lane = chunk.tagged() ? chunk.lane : pick(n, false, link);
+      if (lane == nullptr || lane->room() == 0) return false;
+      put(chunk, *link, *lane, n, chunk.tagged() && chunk.next + 1 == chunk.parts.size() && chunk.offset + n == bytes);
     }
   }
   return true;
@@ -108,13 +108,13 @@ void VerbsPath::put(VerbsChunk& chunk, VerbsLink& link, VerbsLane& lane, std::ui
   work.remote = chunk.remote->address + piece.remote + offset;
   work.lkey = chunk.local->registrations[link.my_rail()]->lkey();
   work.rkey = link.peer_rail() < chunk.remote->rkeys.size() ? chunk.remote->rkeys[link.peer_rail()] : 0;
-  if (last) work.immediate = Immediate{chunk.slot, chunk.generation, chunk.next}.pack();
+  if (last) work.immediate = Immediate{chunk.slot, chunk.generation}.pack();
   work.copy = op.opcode == Opcode::kWrite && !chunk.local->on_device &&
               length <= static_cast<std::uint64_t>(lane.pair().max_inline());
   lane.add(work, &chunk);
   ++chunk.under_way;
   chunk.offset += length;
-  if (lane.waiting() >= kDoorbell) lane.flush();
+  if (lane.waiting() >= kDoorbell || lane.waiting_bytes() >= kDoorbellBytes) lane.flush();
 }
 
 }  // namespace nano::transfer

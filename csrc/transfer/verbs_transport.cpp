@@ -12,7 +12,7 @@
 namespace nano::transfer {
 namespace {
 
-constexpr char kOffer[] = "1";  // the version of the frames in verbs_wire.h
+constexpr char kOffer[] = "2";  // the version of the frames in verbs_wire.h
 
 // Opening libibverbs takes a millisecond or more, which an endpoint on a machine without RDMA should not pay.
 bool kernel_has_devices() {
