@@ -68,11 +68,11 @@ class VerbsLane {
 
 class VerbsLink {
  public:
-  static constexpr std::size_t kLanes = 2;
+  static constexpr std::size_t kMaxLanes = 16;
   enum class State : std::uint8_t { kOpening, kProbing, kReady };
 
-  VerbsLink(std::shared_ptr<Rail> rail, std::size_t my_rail, std::size_t peer_rail,
-            const verbs::QueuePairOptions& options);
+  VerbsLink(std::shared_ptr<Rail> rail, std::size_t my_rail, std::size_t peer_rail, std::size_t lanes,
+            const VerbsOptions& options);
 
   State state = State::kOpening;
   std::int64_t opened_at = 0;

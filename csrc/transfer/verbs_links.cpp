@@ -57,7 +57,9 @@ void VerbsPath::open_link(std::size_t index) {
   try {
     const auto& rail = transport_.rails()[match.my_rail];
     NANO_CHECK(!rail->down(), Code::kSystem, "verbs: the port of device ", rail->device()->name(), " is down");
-    auto link = std::make_unique<VerbsLink>(rail, match.my_rail, match.peer_rail, transport_.options());
+    auto link =
+        std::make_unique<VerbsLink>(rail, match.my_rail, match.peer_rail,
+                                    static_cast<std::size_t>(transport_.options().queue_pairs), transport_.options());
     link->opened_at = boot_ns();
     BodyWriter out = message(Message::kOpenLink);
     out.put(static_cast<std::uint8_t>(index));
@@ -82,11 +84,12 @@ bool VerbsPath::on_open_link(BodyReader& in) {
   const auto peer_rail = in.get<std::uint8_t>();
   const auto peer = get_addresses(in);
   if (!in.ok() || index >= links_.size() || links_[index] || my_rail >= transport_.rails().size() ||
-      peer_rail >= peer_rails_) {
+      peer_rail >= peer_rails_ || peer.empty() || peer.size() > VerbsLink::kMaxLanes) {
     return false;
   }
   try {
-    auto link = std::make_unique<VerbsLink>(transport_.rails()[my_rail], my_rail, peer_rail, transport_.options());
+    auto link =
+        std::make_unique<VerbsLink>(transport_.rails()[my_rail], my_rail, peer_rail, peer.size(), transport_.options());
     link->opened_at = boot_ns();
     link->connect(peer);
     BodyWriter out = message(Message::kLinkOpened);

@@ -12,9 +12,9 @@
 #include "transfer/region.h"
 #include "transfer/transport.h"
 #include "transfer/verbs_backend.h"
+#include "transfer/verbs_options.h"
 #include "transfer/verbs_rail.h"
 #include "verbs/memory_region.h"
-#include "verbs/queue_pair.h"
 
 namespace nano::transfer {
 
@@ -33,7 +33,7 @@ class VerbsTransport final : public Transport {
   static constexpr std::size_t kMaxRails = 8;
 
   // alone: the socket must not carry what the rails cannot.
-  VerbsTransport(std::vector<std::string> devices, bool alone, const verbs::QueuePairOptions& options);
+  VerbsTransport(std::vector<std::string> devices, bool alone, const VerbsOptions& options);
 
   const char* name() const override { return "verbs"; }
   std::optional<std::string> offer(bool local, std::string& why_not) override;
@@ -43,7 +43,7 @@ class VerbsTransport final : public Transport {
   void close() override;
 
   const std::vector<std::shared_ptr<Rail>>& rails() const { return rails_; }
-  const verbs::QueuePairOptions& options() const { return options_; }
+  const VerbsOptions& options() const { return options_; }
   bool alone() const { return alone_; }
   // Bytes of one work request, on every rail.
   std::uint64_t max_message() const { return max_message_; }
@@ -64,7 +64,7 @@ class VerbsTransport final : public Transport {
 
   const std::vector<std::string> devices_;
   const bool alone_;
-  const verbs::QueuePairOptions options_;
+  const VerbsOptions options_;
   std::string why_not_;
 
   mutable std::mutex mutex_;
