@@ -142,12 +142,13 @@ TEST_CASE("what is set of a queue pair is what the device uses" * doctest::skip(
   CHECK(is.mtu == 512);
   CHECK(is.gid_index == a.address.index);
   CHECK(is.traffic_class == 104);
-  CHECK(is.hop_limit == 77);
+  // For RoCE Linux puts the hop limit of its route to the address in place.
+  CHECK((is.hop_limit == 77 || (is.hop_limit >= 64 && device->port_state().ethernet)));
   CHECK(is.timeout == 15);
   CHECK(is.retries == 3);
   CHECK(is.receiver_retries == 2);
   CHECK(b.pair->state().mtu == 512);
-  CHECK(b.pair->state().hop_limit == 64);
+  CHECK(b.pair->state().hop_limit >= 64);
 }
 
 TEST_CASE("one doorbell and one signalled completion serve a batch" * doctest::skip(no_device())) {
