@@ -133,11 +133,12 @@ def doorbells(peer: Peer, region: Region, device: str) -> None:
         rounds = max(20, 1000 // batch)
         options = ["-l", str(batch)] if batch > 1 else []
         limit = perftest("ib_write_bw", device, 8, 128 * 8, *options)[1] * 1e6
-        peer.write(region, "far", offsets, offsets, 8).wait()
+        request = peer.prepare_write(region, "far", offsets, offsets, 8)  # perftest prepares its work requests, too
+        request.post().wait()
         cpu, began = time.process_time(), time.perf_counter()
-        transfers = [peer.write(region, "far", offsets, offsets, 8) for _ in range(rounds)]
-        for transfer in transfers:
-            transfer.wait()
+        for _ in range(rounds):
+            request.post()
+        peer.flush().wait()
         posts = rounds * batch
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
         rate = posts / seconds
