@@ -127,7 +127,7 @@ def test_an_immediate_waits_for_the_slowest_stream() -> None:
 @pytest.mark.parametrize("stream", range(STREAMS))
 def test_a_stream_that_is_cut_ends_its_connection_and_a_new_one_works(stream: int) -> None:
     with endpoint("sink") as sink, endpoint("source") as source:
-        sink.allocate(8 * MIB, "kv")
+        _target = sink.allocate(8 * MIB, "kv")
         region = source.allocate(8 * MIB, "source")
         with Relay(sink.port, [Rule("write", 0, "cut", stream=stream)]) as relay:
             peer = source.connect(relay.descriptor)
@@ -167,7 +167,7 @@ def test_a_stranger_cannot_add_a_stream_to_a_connection(secret: bytes | None) ->
 
 def test_connections_of_several_streams_leave_no_descriptor_behind() -> None:
     with endpoint("sink") as sink, endpoint("source") as source:
-        sink.allocate(MIB, "kv")
+        _target = sink.allocate(MIB, "kv")
         region = source.allocate(MIB, "source")
 
         def some(rounds: int) -> None:
