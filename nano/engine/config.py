@@ -10,6 +10,7 @@ from nano.errors import InvalidInput
 LoadFormat = Literal["auto", "dummy"]
 Role = Literal["prefill", "decode", "hybrid"]
 DType = Literal["auto", "float32", "bfloat16"]
+KVCacheDType = Literal["auto", "fp8"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class EngineConfig:
     device: str = "auto"  # auto: cuda when torch has one, else cpu
     host: str = "127.0.0.1"
     port: int = 0  # the ZMQ socket's; 0: any free port
+    kv_cache_dtype: KVCacheDType = "auto"  # auto: the model's; fp8: e4m3, with the checkpoint's scales or none; on GPUs
     kvcache_block_size: int = 64
     kvcache_bytes: int = (
         0  # 0: on a CPU room for 65536 tokens within 1 GiB, on a GPU what gpu_memory_utilization leaves
@@ -49,6 +51,8 @@ class EngineConfig:
             raise InvalidInput(f"role: expected prefill, decode or hybrid, got {self.role!r}")
         if self.kvcache_block_size < 1 or self.kvcache_block_size & (self.kvcache_block_size - 1):
             raise InvalidInput(f"kvcache_block_size: expected a power of two, got {self.kvcache_block_size}")
+        if self.kv_cache_dtype not in ("auto", "fp8"):
+            raise InvalidInput(f"kv_cache_dtype: expected auto or fp8, got {self.kv_cache_dtype!r}")
         if self.load_format not in ("auto", "dummy"):
             raise InvalidInput(f"load_format: expected auto or dummy, got {self.load_format!r}")
         if not 0.05 <= self.gpu_memory_utilization <= 0.99:

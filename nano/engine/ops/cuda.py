@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from nano.engine.kernels import activation, attention, linear, moe, norm, quantize, rope
+from nano.engine.kv_scales import KVScales
 from nano.engine.ops import AttentionShape, Buffer, Target
 from nano.engine.step_arrays import StepArrays
 from nano.errors import InvalidInput
@@ -75,8 +76,12 @@ class CudaOps:
 
     # --- memory
 
-    def bind_pool(self, pool: torch.Tensor) -> None:
-        """The KV pool, [blocks, layers, 2, kv_heads, block_size, head_dim], any strides but the last."""
+    def bind_pool(self, pool: torch.Tensor, scales: KVScales) -> None:
+        """The KV pool, [blocks, layers, 2, kv_heads, block_size, head_dim], any strides but the last.
+
+        `scales` are of float8_e4m3fn alone.
+        """
+        self._kv_scales = scales
         self._keys = [pool[:, layer, 0] for layer in range(pool.shape[1])]
         self._values = [pool[:, layer, 1] for layer in range(pool.shape[1])]
 
@@ -236,7 +241,7 @@ class CudaOps:
         rope.qk_norm_rope_write(
             qkv.tensor[:n], q_norm.tensor, k_norm.tensor, shape.eps, table.tensor, self.arrays.positions[:n],
             self.arrays.slots[:n], self._keys[layer], self._values[layer],
-            q.tensor[:n].view(n, shape.heads, shape.head_dim),
+            q.tensor[:n].view(n, shape.heads, shape.head_dim), self._kv_scales.k[layer], self._kv_scales.v[layer],
         )  # fmt: skip
 
     def attention(self, q: Buffer, out: Operand, layer: int, shape: AttentionShape, n: int) -> None:
@@ -244,16 +249,18 @@ class CudaOps:
         rows = q.tensor[:n].view(n, shape.heads, shape.head_dim)
         result = out.tensor[:n].view(n, shape.heads, shape.head_dim)
         k, v, scale = self._keys[layer], self._values[layer], shape.head_dim**-0.5
+        k_scale, v_scale = self._kv_scales.k[layer], self._kv_scales.v[layer]
         if self._decode:
             if self._scratch is None:
                 self._scratch = attention.DecodeScratch(arrays.limits.seqs, shape.heads, shape.head_dim, self.device)
             attention.decode_attention(
-                rows, k, v, arrays.tables[:s], arrays.context_lens[:s], result, scale, self._scratch
+                rows, k, v, arrays.tables[:s], arrays.context_lens[:s], result, scale, self._scratch, k_scale, v_scale
             )
         else:
             attention.prefill_attention(
-                rows, k, v, arrays.tables[:s], arrays.cu_query[: s + 1], arrays.context_lens[:s], result, scale
-            )
+                rows, k, v, arrays.tables[:s], arrays.cu_query[: s + 1], arrays.context_lens[:s], result, scale,
+                k_scale, v_scale,
+            )  # fmt: skip
         values, scales = out.written(n, out.fp8 is not None)
         if scales is not None:
             quantize.quantize(out.tensor[:n], values, scales)
