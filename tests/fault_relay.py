@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import socket
 import struct
@@ -16,7 +17,7 @@ from nano._core.transfer import address_descriptor
 HEAD = struct.Struct("<IHHII5QII")
 KINDS = {
     "hello": 1, "challenge": 2, "proof": 3, "ready": 4, "sync": 10, "synced": 11,
-    "message": 13, "write": 14, "read": 15, "data": 16, "ack": 17,
+    "message": 13, "write": 14, "read": 15, "data": 16, "ack": 17, "immediate": 18, "attach": 19, "attached": 20,
 }  # fmt: skip
 PAYLOAD = (KINDS["write"], KINDS["data"])
 ACTIONS = ("drop", "delay", "duplicate", "truncate", "reorder", "corrupt", "cut", "stall")
@@ -24,12 +25,14 @@ ACTIONS = ("drop", "delay", "duplicate", "truncate", "reorder", "corrupt", "cut"
 
 @dataclass(frozen=True)
 class Rule:
-    """The nth frame of a kind gets `action`, whichever way it goes; seconds: of a delay."""
+    """The nth frame of a kind gets `action`, whichever way it goes; seconds: of a delay. stream: only frames on the
+    connection that came as the stream-th are counted."""
 
     kind: str
     nth: int
     action: str
     seconds: float = 0.05
+    stream: int | None = None
 
 
 class Relay:
@@ -37,9 +40,9 @@ class Relay:
 
     def __init__(self, port: int, rules: Sequence[Rule], seed: int = 0) -> None:
         self._port = port
-        self._rules = {(KINDS[rule.kind], rule.nth): rule for rule in rules}
+        self._rules = {(KINDS[rule.kind], rule.nth, rule.stream): rule for rule in rules}
         self._random = random.Random(seed)
-        self._seen: dict[int, int] = {}
+        self._seen: dict[tuple[int, int | None], int] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._sockets: list[socket.socket] = []
@@ -78,24 +81,26 @@ class Relay:
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
-            while True:
+            for stream in itertools.count():
                 near, _ = self._listener.accept()
                 far = socket.create_connection(("127.0.0.1", self._port))
                 for s in (near, far):
                     s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._sockets += [near, far]
-                self._start(self._pump, near, far)
-                self._start(self._pump, far, near)
+                self._start(self._pump, near, far, stream)
+                self._start(self._pump, far, near, stream)
 
-    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket, stream: int) -> None:
         held: list[bytes] = []
         with contextlib.suppress(OSError):
             while frame := receive_frame(source):
                 kind = HEAD.unpack_from(frame)[1]
                 with self._lock:
-                    nth = self._seen.get(kind, 0)
-                    self._seen[kind] = nth + 1
-                    rule = self._rules.get((kind, nth))
+                    rule = None
+                    for counted in (stream, None):
+                        nth = self._seen.get((kind, counted), 0)
+                        self._seen[kind, counted] = nth + 1
+                        rule = self._rules.get((kind, nth, counted), rule)
                 if rule is not None and rule.action == "reorder":
                     held.append(frame)
                     continue

@@ -26,6 +26,7 @@ struct Config {
   std::string secret;  // empty: none
   std::string faults;  // of tests: a FaultScript; empty: none
   bool insecure = false;
+  int streams = 0;  // sockets of a connection by TCP, at most; 0: by where the peer is
   std::int64_t spin_ns = 50'000;
   std::int64_t heartbeat_ns = 1'000'000'000;
   std::int64_t silence_ns = 10'000'000'000;  // a peer that says nothing for so long is lost

@@ -71,10 +71,9 @@ bool Outbox::fill(FrameSource& source) {
   return sending_;
 }
 
-Outbox::Result Outbox::flush(const Fd& socket, FrameSource& source, std::size_t budget) {
-  std::size_t moved = 0;
+Outbox::Result Outbox::flush(const Fd& socket, FrameSource& source, std::size_t& budget) {
   while (fill(source)) {
-    if (moved >= budget) return Result::kMore;
+    if (budget == 0) return Result::kMore;
     const std::int64_t n = send(socket);
     if (n < 0) {
       if (errno == EAGAIN) return Result::kFull;
@@ -82,7 +81,7 @@ Outbox::Result Outbox::flush(const Fd& socket, FrameSource& source, std::size_t 
       error_ = errno_text(errno);
       return Result::kBroken;
     }
-    moved += static_cast<std::size_t>(n);
+    budget -= std::min(budget, static_cast<std::size_t>(n));
     current_.advance(static_cast<std::uint64_t>(n));
     if (current_.sent == current_.size()) {
       sending_ = false;
@@ -93,15 +92,16 @@ Outbox::Result Outbox::flush(const Fd& socket, FrameSource& source, std::size_t 
   return Result::kEmpty;
 }
 
-void Outbox::abandon(const Op& op) {
-  if (!sending_ || current_.op.get() != &op) return;
-  if (current_.sent == 0) {
-    sending_ = false;
-    current_.source.reset();
-    current_.op.reset();
-  } else {
+bool Outbox::abandon(const Op& op) {
+  if (!sending_ || current_.op.get() != &op) return false;
+  if (current_.sent > 0) {
     current_.voided = true;
+    return false;
   }
+  sending_ = false;
+  current_.source.reset();
+  current_.op.reset();
+  return true;
 }
 
 void Outbox::clear() {

@@ -106,6 +106,10 @@ class Peer:
         The last is the socket: "unix" or "tcp"."""
 
     @property
+    def streams(self) -> int:
+        """The sockets that carry its operations."""
+
+    @property
     def closed(self) -> bool: ...
     def write(
         self,
@@ -275,8 +279,10 @@ class Endpoint:
     name: what peers see; "": the host's name and the process's number. host, port: where TCP listens; 0 takes a free
     port. transports: those offered and used; None: all. secret: shared by all endpoints of a cluster; a host other than
     loopback needs it, or insecure=True. devices: the RDMA devices to use; None: all. verbs: how. advertise: the host in
-    the descriptor, when it is not `host`. spin: seconds that the thread polls after activity before it sleeps.
-    heartbeat, silence: seconds between signs of life, and after how long without one a peer is lost.
+    the descriptor, when it is not `host`. streams: TCP sockets of a connection, 1 to 16, of which both sides take the
+    smaller number; None: as many as the connecting side asks for, and when connecting 1 on one host, 4 between hosts.
+    spin: seconds that the thread polls after activity before it sleeps. heartbeat, silence: seconds between signs of
+    life, and after how long without one a peer is lost.
     Raises Refused, InvalidInput, SystemFault.
     """
 
@@ -292,6 +298,7 @@ class Endpoint:
         devices: Sequence[str] | None = None,
         verbs: VerbsOptions = ...,
         advertise: str | None = None,
+        streams: int | None = None,
         spin: float = 50e-6,
         heartbeat: float = 1.0,
         silence: float = 10.0,

@@ -190,8 +190,8 @@ def text(value: bytes) -> bytes:
     return struct.pack("<I", len(value)) + value
 
 
-def hello(version: int = 2, secret: bool = False) -> bytes:
-    return struct.pack("<I", version) + text(bytes(32)) + text(b"stranger") + bytes([secret]) + struct.pack("<I", 0)
+def hello(version: int = 3, secret: bool = False) -> bytes:
+    return struct.pack("<I", version) + text(bytes(32)) + text(b"stranger") + bytes([secret, 1]) + struct.pack("<I", 0)
 
 
 def dialogue(port: int, *messages: bytes) -> bytes:
@@ -214,7 +214,7 @@ GARBAGE = {
     "a giant body": HEAD.pack(0x6F6E616E, HELLO, 0, 0, 1 << 30, 0, 0, 0, 0, 0, 0, 0),
     "a write before the handshake": frame(WRITE, bytes(16), count=1, length=4096) + bytes(4104),
     "a hello cut short": frame(HELLO, hello()[:20]),
-    "a hello without a name": frame(HELLO, struct.pack("<I", 2) + text(bytes(32)) + text(b"") + bytes(5)),
+    "a hello without a name": frame(HELLO, struct.pack("<I", 3) + text(bytes(32)) + text(b"") + bytes(6)),
     "an unknown kind": frame(99),
     "a proof of nothing": frame(HELLO, hello()) + frame(PROOF, b"short"),
     "a thousand offers": frame(HELLO, hello()[:-4] + struct.pack("<I", 1000)),
@@ -230,7 +230,7 @@ def test_garbage_closes_its_own_connection_with_one_log_line(what: str, caplog: 
         sink.poll()
         answer = dialogue(sink.port, GARBAGE[what])
         if what == "an old version":
-            assert b"protocol version 0, expected 2" in answer
+            assert b"protocol version 0, expected 3" in answer
         else:
             assert b"refused" not in answer
         with caplog.at_level(logging.WARNING, "nano.transfer"):

@@ -86,7 +86,7 @@ def text(value: bytes) -> bytes:
 def admitted(port: int) -> Iterator[socket.socket]:
     """A connection through the whole handshake, with no transport but the socket."""
     with socket.create_connection(("127.0.0.1", port), timeout=8) as s:
-        hello = struct.pack("<I", 2) + text(bytes(32)) + text(b"liar") + b"\0" + struct.pack("<I", 0)
+        hello = struct.pack("<I", 3) + text(bytes(32)) + text(b"liar") + b"\0\1" + struct.pack("<I", 0)
         s.sendall(frame(KINDS["hello"], hello))
         assert HEAD.unpack_from(receive_frame(s))[1] == KINDS["challenge"]
         s.sendall(frame(KINDS["proof"], bytes(32)))
@@ -119,8 +119,8 @@ def write(offset: int, *, tag: int = 0, region: int = KV, piece: int = 0, length
     )  # fmt: skip
 
 
-def read(offset: int, region: int = KV, length: int = 4096) -> bytes:
-    return frame(KINDS["read"], place(offset), count=1, region=region, length=length, blocks=1)
+def read(offset: int, region: int = KV, length: int = 4096, chunk: int = 0) -> bytes:
+    return frame(KINDS["read"], place(offset), count=1, first=chunk, region=region, length=length, blocks=1)
 
 
 REFUSED = {
@@ -141,7 +141,7 @@ REFUSED = {
 def test_what_a_peer_may_not_do_is_refused_and_the_connection_goes_on(what: str) -> None:
     with World("tcp") as world, admitted(world.sink.port) as s:
         s.sendall(REFUSED[what])
-        s.sendall(read(0, length=64))  # allowed, and still answered
+        s.sendall(read(0, length=64, chunk=1))  # allowed, and still answered
         kinds = answers(s)
         assert [kind for kind, _ in kinds] == [KINDS["ack"], KINDS["data"]]
         assert kinds[0][1] != OK
