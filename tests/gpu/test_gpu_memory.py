@@ -44,6 +44,8 @@ def refusal(path: Path, **options: Any) -> str:
 
 def test_the_share_that_a_refusal_advises_is_enough(tmp_path: Path) -> None:
     path = make_config(tmp_path, preset="0.6B")
+    if torch.cuda.mem_get_info()[1] * 0.05 > 5 << 30:
+        pytest.skip("0.05 of this device, the least share, holds the weights and one request's 4.4 GiB of KV")
     text = refusal(path, gpu_memory_utilization=0.05, max_model_len=40960)
     assert "weights 1.11 GiB" in text
     advice = re.search(r"raise it to (0\.\d\d)", text)

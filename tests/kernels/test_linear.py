@@ -6,6 +6,7 @@ import pytest
 import torch
 from kernel_device import CUDA, DEVICE, HALF, TOLERANCE, relative_error
 
+from nano.engine.kernels import hopper_linear
 from nano.engine.kernels.linear import Tile, fuses_silu, linear, linear_fp8, linear_silu
 from nano.engine.kernels.quantize import FP8, GROUP, new_scales, quantize
 from nano.errors import InvalidInput
@@ -110,6 +111,28 @@ def test_many_fp8_rows_give_what_their_values_stand_for(rows: int) -> None:
     linear_fp8(x8, x_scales, weight, scales, out)
     wanted = (x8.double() * x_scales.double().repeat_interleave(GROUP, 1)) @ meant.T
     assert relative_error(out, wanted) < TOLERANCE[HALF]
+
+
+@pytest.mark.skipif(not CUDA, reason="the kernel needs SM90")
+@pytest.mark.parametrize("rows", [17, 64, 65, 128])
+@pytest.mark.parametrize(("n", "k", "parts"), [(512, 1024, 1), (136, 1152, 2), (4096, 4096, 4), (256, 512, 3)])
+def test_some_fp8_rows_by_the_hopper_kernel_give_what_their_values_stand_for(
+    rows: int, n: int, k: int, parts: int
+) -> None:
+    weight, weight_scales, wide_weight = fp8_weight(n, k)
+    x = random(rows, k)
+    x8, x_scales, out = torch.empty_like(x, dtype=FP8), new_scales(rows, k, DEVICE), poisoned(rows, n)
+    quantize(x, x8, x_scales)
+    wide = x8.double() * x_scales.double().repeat_interleave(GROUP, 1)
+    partial = torch.full((1 << 20,), float("nan"), device=DEVICE).repeat(4)
+    counters = torch.zeros(256, dtype=torch.int32, device=DEVICE)
+    results = []
+    for _ in range(2):  # a second product finds the counters as the first one did
+        hopper_linear.linear_hopper(x8, x_scales, weight, weight_scales, out, parts, partial, counters)
+        assert relative_error(out, wide @ wide_weight.T) < TOLERANCE[HALF]
+        results.append(out.clone())
+    assert torch.equal(*results)
+    assert not counters.any()
 
 
 def test_silu_and_product_of_many_rows_are_the_two_in_turn() -> None:

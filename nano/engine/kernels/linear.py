@@ -1,4 +1,4 @@
-"""out = x @ weight.T for a step's rows: own kernels up to 64 rows, where weights are read once; else cuBLAS."""
+"""out = x @ weight.T for a step's rows: own kernels for few, where reading the weights is all; else cuBLAS."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from nano.engine.kernels import hopper_linear
 from nano.engine.kernels.launch import dependent_launch, processors
 from nano.engine.kernels.linear_kernels import many_silu_kernel, rows_kernel, vector_kernel
-from nano.engine.kernels.linear_tiles import TILES, Tile
+from nano.engine.kernels.linear_tiles import PARTS, TILES, Tile
 from nano.engine.kernels.quantize import new_scales as new_scales
 from nano.errors import InvalidInput
 
@@ -92,6 +93,12 @@ def _check(what: str, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) 
         )
 
 
+def _parts(rows: int, weight: torch.Tensor) -> int | None:
+    """In how many parts hopper_linear takes K; None: cuBLAS is faster."""
+    measured = PARTS.get((weight.shape[0], weight.shape[1]), {})
+    return next((parts for most, parts in measured.items() if rows <= most), None)
+
+
 def linear(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, tile: Tile | None = None) -> None:
     """out [M, N] = x [M, K] @ weight [N, K].T, accumulated in fp32; `tile` forces an own kernel."""
     _check("linear", x, weight, out)
@@ -134,6 +141,10 @@ def linear_fp8(
         raise InvalidInput(
             f"linear_fp8: more than {FUSED_ROWS} rows are to be quantised first, got {rows} rows of bf16"
         )
+    if (parts := _parts(rows, weight)) is not None and hopper_linear.takes(x, weight):
+        partial, counters = _workspace(x.device)
+        hopper_linear.linear_hopper(x, x_scales, weight, weight_scales, out, parts, partial, counters)
+        return
     if rows % ROWS_STEP:  # cuBLAS wants whole steps; the engine's steps are padded to them
         more = -rows % ROWS_STEP
         whole = torch.empty((rows + more, out.shape[1]), dtype=out.dtype, device=out.device)
