@@ -11,7 +11,7 @@ using verbs_wire::Message;
 
 namespace {
 
-constexpr std::uint64_t kMostBytes = 2 << 20;     // of one chunk, unless a single piece is larger
+constexpr std::uint64_t kMostBytes = 1 << 20;     // of one chunk, unless a single piece is larger
 constexpr std::uint64_t kLeastBytes = 256 << 10;  // of one that is smaller so that every queue pair gets some
 constexpr std::size_t kMaxChunks = 64;            // cut and not yet confirmed
 
