@@ -64,8 +64,7 @@ class CheckedRunner:
         if self._scales is None:
             return
         layout = self._twin.shape.layout
-        shape = (-1, layout.num_layers, 2, layout.num_kv_heads, layout.block_size, layout.head_dim)
-        pool = self._pool.tensor.view(self._twin_ops.dtype).view(shape)
+        pool = self._pool.tensor.view(self._twin_ops.dtype).view(layout.pool_shape)
         blocks, offsets = (torch.from_numpy(part) for part in np.divmod(batch.slots, layout.block_size))
         for which, scale in enumerate((self._scales.k[layer], self._scales.v[layer])):
             rows = pool[blocks, layer, which, :, offsets].float() / scale

@@ -101,5 +101,4 @@ def _usage(device: torch.device, weights: int) -> Usage:
 
 def _shaped(plan: Plan, memory: torch.Tensor) -> torch.Tensor:
     layout = plan.layout
-    shape = (-1, layout.num_layers, 2, layout.num_kv_heads, layout.block_size, layout.head_dim)
-    return memory.view(getattr(torch, layout.dtype)).view(shape)
+    return memory.view(getattr(torch, layout.dtype)).view(layout.pool_shape)

@@ -26,6 +26,11 @@ class KVLayout:
     groups: int  # pieces a block travels in; divides num_layers
     scales: str = ""  # names the factors of an fp8 cache; empty: all 1
 
+    @property
+    def pool_shape(self) -> tuple[int, ...]:
+        """Of a pool's elements, whatever its number of blocks: [blocks, layers, 2, kv_heads, block_size, head_dim]."""
+        return (-1, self.num_layers, 2, self.num_kv_heads, self.block_size, self.head_dim)
+
     @cached_property
     def itemsize(self) -> int:
         """Bytes of an element."""
