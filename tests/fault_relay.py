@@ -6,20 +6,15 @@ import contextlib
 import itertools
 import random
 import socket
-import struct
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from transfer_frames import HEAD, KINDS, receive_frame
+
 from nano._core.transfer import address_descriptor
 
-HEAD = struct.Struct("<IHHII5QII")
-KINDS = {
-    "hello": 1, "challenge": 2, "proof": 3, "ready": 4, "sync": 10, "synced": 11,
-    "message": 13, "write": 14, "read": 15, "data": 16, "ack": 17, "immediate": 18, "attach": 19, "attached": 20,
-}  # fmt: skip
-PAYLOAD = (KINDS["write"], KINDS["data"])
 ACTIONS = ("drop", "delay", "duplicate", "truncate", "reorder", "corrupt", "cut", "stall")
 
 
@@ -122,9 +117,9 @@ class Relay:
         elif rule.action == "truncate":
             return [frame[: self._random.randrange(len(frame))]]
         elif rule.action == "corrupt":
-            # A bit of its head or body; payloads are neither signed nor summed by nano.
+            # A bit of its head or body; payloads have no check of nano's.
             changed = bytearray(frame)
-            body = HEAD.unpack_from(frame)[4]
+            body = HEAD.unpack_from(frame)[5]
             changed[self._random.randrange(min(len(frame), HEAD.size + body))] ^= 1 << self._random.randrange(8)
             return [bytes(changed)]
         elif rule.action == "cut":
@@ -132,23 +127,6 @@ class Relay:
         elif rule.action == "stall":
             self._closing.wait(30)  # as a link that is unplugged
         return [frame]
-
-
-def receive_frame(source: socket.socket) -> bytes:
-    """One whole frame with body and payload; empty at the end of the stream."""
-    head = receive(source, HEAD.size)
-    if len(head) < HEAD.size:
-        return head
-    _, kind, _, count, body, _, _, _, _, length, _, blocks = HEAD.unpack(head)
-    rest = body + ((blocks or count) * length + 8 if kind in PAYLOAD else 0)
-    return head + receive(source, rest)
-
-
-def receive(source: socket.socket, size: int) -> bytes:
-    out = bytearray()
-    while len(out) < size and (chunk := source.recv(min(size - len(out), 1 << 20))):
-        out += chunk
-    return bytes(out)
 
 
 def wait_until(condition: object, seconds: float) -> bool:

@@ -100,7 +100,7 @@ void Connection::send(Path& path, std::string_view body, std::vector<Fd> descrip
   Frame frame;
   frame.kind = Kind::kPath;
   frame.op = index_of(path);
-  frame.count = static_cast<std::uint32_t>(descriptors.size());
+  frame.count = static_cast<std::uint16_t>(descriptors.size());
   push_locked(frame, body, std::move(descriptors));
   core_->waker.kick();
 }
@@ -217,7 +217,7 @@ void Connection::announce_locked(const Region& region, std::size_t index) {
   frame.kind = Kind::kRegion;
   frame.op = index;
   frame.region = region.key;
-  frame.count = static_cast<std::uint32_t>(announcement->descriptors.size());
+  frame.count = static_cast<std::uint16_t>(announcement->descriptors.size());
   push_locked(frame, announcement->body, std::move(announcement->descriptors));
   core_->waker.kick();
 }

@@ -77,7 +77,7 @@ void Connection::join_new() {
     Frame frame;
     frame.kind = Kind::kAttach;
     frame.op = peer_id_;
-    frame.count = static_cast<std::uint32_t>(stream.index);
+    frame.count = static_cast<std::uint16_t>(stream.index);
     BodyWriter body;
     body.put(kProtocolVersion).put(prove_stream(frame.count, core_->config.secret, hello_, challenge_));
     frame.body = static_cast<std::uint32_t>(body.bytes().size());

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstddef>
+#include <cstring>
 
 #include "base/error.h"
 
@@ -23,6 +25,8 @@ char zeros[64 << 10];  // read only
 void Outgoing::begin(const Frame& frame, std::string_view body) {
   head.assign(reinterpret_cast<const char*>(&frame), sizeof(frame));
   head.append(body);
+  const std::uint32_t check = check_of(frame, body);
+  std::memcpy(head.data() + offsetof(Frame, check), &check, sizeof(check));
   source.reset();
   extents.clear();
   payload = 0;

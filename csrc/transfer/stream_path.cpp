@@ -117,7 +117,8 @@ Question StreamPath::cut(const OpPtr& op, Kind kind, Frame& frame) {
     const std::uint64_t reach = op->length - op->part;
     out.bytes = out.part = frame.length = std::min(most, reach);
     frame.flags = kPart;
-    frame.count = frame.blocks = 1;
+    frame.count = 1;
+    frame.blocks = 1;
     put(Place{next.remote + op->part, 0, 1});
     put(reach);
     op->part = reach == out.bytes ? 0 : op->part + out.bytes;

@@ -7,6 +7,8 @@
 #include <string_view>
 #include <type_traits>
 
+#include "base/crc32c.h"
+
 namespace nano::transfer {
 
 inline constexpr std::uint32_t kMagic = 0x6f6e616e;  // "nano"
@@ -18,7 +20,7 @@ inline constexpr std::size_t kMaxOffer = 1500;     // bytes of a transport's off
 inline constexpr std::size_t kMaxOffers = 8;       // transports
 inline constexpr std::size_t kMaxDescriptors = 4;  // beside one frame; `count` says how many
 
-enum class Kind : std::uint16_t {
+enum class Kind : std::uint8_t {
   kHello = 1,  // connector: version, nonce, name, offers
   kChallenge,  // acceptor: version, nonce, name, offers, its proof of the secret
   kProof,      // connector: its proof
@@ -46,8 +48,9 @@ enum class Kind : std::uint16_t {
 struct Frame {
   std::uint32_t magic = kMagic;
   Kind kind{};
-  std::uint16_t flags = 0;
-  std::uint32_t count = 0;  // pieces, or descriptors
+  std::uint8_t flags = 0;
+  std::uint16_t count = 0;  // pieces, or descriptors
+  std::uint32_t check = 0;  // CRC-32C of this head, with 0 here, and the body
   std::uint32_t body = 0;   // bytes after this head
   std::uint64_t op = 0;
   std::uint64_t chunk =
@@ -60,9 +63,15 @@ struct Frame {
 };
 static_assert(sizeof(Frame) == 64 && std::is_trivially_copyable_v<Frame>);
 
-inline constexpr std::uint16_t kHasImmediate = 1;  // of kWrite, the whole operation
-inline constexpr std::uint16_t kPart = 2;  // of kWrite and kRead: one piece, a part of a block of no tag; behind its
-                                           // Place, 8 bytes say how far the block reaches from there
+inline constexpr std::uint8_t kHasImmediate = 1;  // of kWrite, the whole operation
+inline constexpr std::uint8_t kPart = 2;  // of kWrite and kRead: one piece, a part of a block of no tag; behind its
+                                          // Place, 8 bytes say how far the block reaches from there
+
+// What a frame's `check` says: a bit that a network changed must not turn into another place in memory.
+inline std::uint32_t check_of(Frame frame, std::string_view body) {
+  frame.check = 0;
+  return crc32c(body, crc32c({reinterpret_cast<const char*>(&frame), sizeof(frame)}));
+}
 
 // One piece in the body of kWrite and kRead.
 struct Place {
