@@ -2,9 +2,9 @@
 
     python bench/cuda/sampling.py [--vocab 151936] [--rows 1 16 64 256]
 
-Each is the best of some replays of a CUDA graph, whose calls go round copies of the logits larger than the L2 cache. The
-answers are checked first: greedy against argmax, draws by seed against each other. Two sets of logits: `peaked`, as a
-trained model's (few tokens have most of the mass), and `flat`, as random weights give.
+Each is the best of some replays of a CUDA graph, whose calls go round copies of the logits larger than the L2 cache.
+The answers are checked first: greedy against argmax, draws by seed against each other. Two sets of logits: `peaked`,
+as a trained model's (few tokens have most of the mass), and `flat`, as random weights give.
 """
 
 from __future__ import annotations
