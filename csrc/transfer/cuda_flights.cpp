@@ -20,12 +20,14 @@ CudaFlights::~CudaFlights() {
   for (CudaFlight& flight : flights_) flight.leave();
 }
 
-void CudaFlights::begin() {
-  flights_[last_++ % kFlights].begun = boot_ns();
+CudaFlight& CudaFlights::begin() {
+  CudaFlight& flight = flights_[last_++ % kFlights];
+  flight.begun = boot_ns();
+  return flight;
 }
 
-bool CudaFlights::launch(CudaFlight& flight, std::span<cuda::Copy> copies, const std::shared_ptr<PeerMemory>& source,
-                         const Memory& target) {
+bool CudaFlights::board(CudaFlight& flight, std::span<const cuda::Copy> copies,
+                        const std::shared_ptr<PeerMemory>& source, const Memory& target) {
   if (copies.empty()) return true;
   cuda::ContextPtr context;
   cuda::DevicePointer base = 0;
@@ -38,21 +40,41 @@ bool CudaFlights::launch(CudaFlight& flight, std::span<cuda::Copy> copies, const
     source->set_readable(false);
     return false;
   }
-  for (cuda::Copy& copy : copies) copy.source += base;
   flight.source = source;
   cuda::Copier& copier = copier_of(context);
   const bool inside = target.on_device() && source->on(context->uuid());
   const cuda::By by = inside ? cuda::By::kKernel : locked ? cuda::By::kEngines : cuda::By::kDriver;
-  copier.start(copies, by, static_cast<std::uint32_t>(&flight - flights_.data()));
+  if (copier_ != &copier || by_ != by || by != cuda::By::kKernel) depart();
+  if (copies_.empty()) {
+    boarding_ = last_ - 1;
+    copier_ = &copier;
+    by_ = by;
+  }
+  boarded_ = last_;
+  for (const cuda::Copy& copy : copies) {
+    copies_.push_back({copy.destination, copy.source + base, copy.bytes});
+    bytes_ += copy.bytes;
+  }
   flight.copier = &copier;
+  if (bytes_ >= kTogetherBytes || copies_.size() >= kTogether) depart();
   return true;
+}
+
+void CudaFlights::depart() {
+  if (copies_.empty()) return;
+  // The last of them: it is the last whose number becomes free.
+  const std::uint32_t mark = (boarded_ - 1) % kFlights;
+  for (std::uint32_t at = boarding_; at != boarded_; ++at) flights_[at % kFlights].mark = mark;
+  copier_->start(copies_, by_, mark);
+  copies_.clear();
+  bytes_ = 0;
 }
 
 CudaFlight* CudaFlights::landed() {
   if (empty()) return nullptr;
   const std::uint32_t index = first_ % kFlights;
   CudaFlight& flight = flights_[index];
-  if (flight.copier && !flight.copier->done(index)) return nullptr;
+  if (flight.copier && !flight.copier->done(flight.mark)) return nullptr;
   flight.leave();
   return &flight;
 }

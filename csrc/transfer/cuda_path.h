@@ -55,9 +55,10 @@ class CudaPath final : public Path {
 
   void open_lane();
   bool land();
-  bool take_write();
-  Status start_write(CudaFlight& flight);
-  bool take_read();
+  bool take_writes();
+  Status prepare_write(CudaFlight& flight);
+  bool take_reads();
+  void prepare_read(const LaneClient::Chunk& chunk, Finished& finished);
 
   PathHost& host_;
   const bool spins_;
