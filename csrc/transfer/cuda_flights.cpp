@@ -26,9 +26,8 @@ CudaFlight& CudaFlights::begin() {
   return flight;
 }
 
-bool CudaFlights::board(CudaFlight& flight, std::span<const cuda::Copy> copies,
-                        const std::shared_ptr<PeerMemory>& source, const Memory& target) {
-  if (copies.empty()) return true;
+std::optional<cuda::DevicePointer> CudaFlights::board(CudaFlight& flight, const std::shared_ptr<PeerMemory>& source,
+                                                      const Memory& target) {
   cuda::ContextPtr context;
   cuda::DevicePointer base = 0;
   bool locked = false;
@@ -38,33 +37,32 @@ bool CudaFlights::board(CudaFlight& flight, std::span<const cuda::Copy> copies,
     locked = source->on_host() ? source->page_lock(context) : target.on_device() || target.page_lock(context);
   } catch (const Error&) {
     source->set_readable(false);
-    return false;
+    return std::nullopt;
   }
-  flight.source = source;
   cuda::Copier& copier = copier_of(context);
   const bool inside = target.on_device() && source->on(context->uuid());
   const cuda::By by = inside ? cuda::By::kKernel : locked ? cuda::By::kEngines : cuda::By::kDriver;
-  if (copier_ != &copier || by_ != by || by != cuda::By::kKernel) depart();
-  if (copies_.empty()) {
-    boarding_ = last_ - 1;
-    copier_ = &copier;
-    by_ = by;
-  }
+  if (copier_ != &copier || by_ != by) depart();
+  if (boarding_ == boarded_) boarding_ = last_ - 1;
   boarded_ = last_;
-  for (const cuda::Copy& copy : copies) {
-    copies_.push_back({copy.destination, copy.source + base, copy.bytes});
-    bytes_ += copy.bytes;
-  }
+  copier_ = &copier;
+  by_ = by;
   flight.copier = &copier;
-  if (bytes_ >= kTogetherBytes || copies_.size() >= kTogether) depart();
-  return true;
+  flight.source = source;
+  return base;
+}
+
+void CudaFlights::seated() {
+  // Each engine's batch by itself: they take long, and the calling thread none.
+  if (by_ != cuda::By::kKernel || bytes_ >= kTogetherBytes || copies_.size() >= kTogether) depart();
 }
 
 void CudaFlights::depart() {
-  if (copies_.empty()) return;
+  if (boarding_ == boarded_) return;
   // The last of them: it is the last whose number becomes free.
   const std::uint32_t mark = (boarded_ - 1) % kFlights;
   for (std::uint32_t at = boarding_; at != boarded_; ++at) flights_[at % kFlights].mark = mark;
+  boarding_ = boarded_;
   copier_->start(copies_, by_, mark);
   copies_.clear();
   bytes_ = 0;

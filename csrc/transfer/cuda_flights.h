@@ -4,7 +4,7 @@
 #include <array>
 #include <map>
 #include <memory>
-#include <span>
+#include <optional>
 #include <vector>
 
 #include "cuda/copier.h"
@@ -40,11 +40,17 @@ class CudaFlights {
   // A free one, unless all are out; it is under way from begin() on.
   CudaFlight& next() { return flights_[last_ % kFlights]; }
   CudaFlight& begin();
-  // Takes the copies of the flight begun last, whose sources are offsets in that memory; each copy's target lies in
-  // `target`. They start at the next depart(), at the latest. False: that memory cannot be read from here, now or ever.
-  bool board(CudaFlight& flight, std::span<const cuda::Copy> copies, const std::shared_ptr<PeerMemory>& source,
-             const Memory& target);
-  // Starts all copies that have been taken. Inside one GPU they are one launch, which costs as much as some megabytes.
+  // The flight begun last is going to carry() at least one copy. Where, for it, the source's memory begins. Empty: that
+  // cannot be read from here, now or ever.
+  std::optional<cuda::DevicePointer> board(CudaFlight& flight, const std::shared_ptr<PeerMemory>& source,
+                                           const Memory& target);
+  void carry(const cuda::Copy& copy) {
+    copies_.push_back(copy);
+    bytes_ += copy.bytes;
+  }
+  // All of its copies have been given. They start at the next depart(), at the latest.
+  void seated();
+  // Starts all copies that were given. Inside one GPU they are one launch, which costs as much as some megabytes.
   void depart();
   // The oldest, if its copies are done: it is outside its gates then. Null: there is none.
   CudaFlight* landed();

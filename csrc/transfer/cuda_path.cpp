@@ -104,18 +104,21 @@ Status CudaPath::prepare_write(CudaFlight& flight) {
   // Left when the copies are done, which takes milliseconds.
   if (!landing.enter()) return task.tag != 0 ? Status::kUnknownTag : Status::kUnknownRegion;
   flight.inside = true;
-  copies_.clear();
+  std::optional<cuda::DevicePointer> base;
   for (std::uint32_t i = 0; i < landing.count(); ++i) {
     for (std::uint64_t offset = 0; offset < landing.size(i);) {
       const Intake::Span span = landing.span(i, offset);
       if (span.target) {
-        copies_.push_back({reinterpret_cast<cuda::DevicePointer>(span.target), server_.source(i) + offset,
-                           static_cast<std::size_t>(span.bytes)});
+        if (!base) base = flights_.board(flight, source->second, *landing.region()->memory);
+        if (!base) return Status::kUnmapped;
+        flights_.carry({reinterpret_cast<cuda::DevicePointer>(span.target), *base + server_.source(i) + offset,
+                        static_cast<std::size_t>(span.bytes)});
       }
       offset += span.bytes;
     }
   }
-  return flights_.board(flight, copies_, source->second, *landing.region()->memory) ? Status::kOk : Status::kUnmapped;
+  if (base) flights_.seated();
+  return Status::kOk;
 }
 
 bool CudaPath::take_reads() {
@@ -144,14 +147,15 @@ void CudaPath::prepare_read(const LaneClient::Chunk& chunk, Finished& finished) 
   flight.write = false;
   flight.chunk = chunk;
   flight.inside = true;
-  copies_.clear();
+  const auto base = flights_.board(flight, remote->second.memory, *op->local->memory);
+  flight.status = base ? Status::kOk : Status::kUnmapped;
+  if (!base) return;
+  reader_ = flight.copier;
   for (const Piece& piece : op->pieces.subspan(chunk.first, chunk.count)) {
-    copies_.push_back({reinterpret_cast<cuda::DevicePointer>(op->local->data() + piece.local),
-                       remote->second.base + piece.remote, static_cast<std::size_t>(op->bytes_of(piece))});
+    flights_.carry({reinterpret_cast<cuda::DevicePointer>(op->local->data() + piece.local),
+                    *base + remote->second.base + piece.remote, static_cast<std::size_t>(op->bytes_of(piece))});
   }
-  const bool boarded = flights_.board(flight, copies_, remote->second.memory, *op->local->memory);
-  flight.status = boarded ? Status::kOk : Status::kUnmapped;
-  if (flight.copier) reader_ = flight.copier;
+  flights_.seated();
 }
 
 bool CudaPath::arm() {

@@ -77,7 +77,6 @@ class CudaPath final : public Path {
 
   // The worker alone.
   std::unordered_map<std::uint32_t, std::shared_ptr<PeerMemory>> memories_;
-  std::vector<cuda::Copy> copies_;
   CudaFlights flights_;
 };
 
