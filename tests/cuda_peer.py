@@ -4,37 +4,48 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import time
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 import torch
 
-from nano.transfer import Endpoint, Region
+from nano.transfer import Endpoint as AnyEndpoint
+from nano.transfer import Region
+
+Endpoint = partial(AnyEndpoint, transports=["cuda_ipc", "shm", "cma", "tcp"])
 
 SIZE = 4 << 20
+PIECE = 48 << 10
 TIMEOUT = 60.0
 
 
 def tensor(region: Region) -> torch.Tensor:
     """The region's bytes as a tensor, whatever memory it is."""
-    return torch.from_numpy(region.array) if region.device is None else torch.as_tensor(region, device="cuda")
+    on_host = region.device is None
+    return torch.from_numpy(region.array) if on_host else torch.as_tensor(region, device=f"cuda:{region.device}")
 
 
 def pattern(seed: int, nbytes: int = SIZE) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, nbytes, dtype=np.uint8))
 
 
-def make_region(endpoint: Endpoint, kind: str, name: str, seed: int | None = None) -> Region:
-    """SIZE bytes of a kind of memory: random when there is a seed, else zeros."""
+def make_region(endpoint: AnyEndpoint, kind: str, name: str, seed: int | None = None) -> Region:
+    """SIZE bytes of a kind of memory, of GPU 1 if it ends in " 1": random when there is a seed, else zeros."""
+    kind, _, index = kind.partition(" ")
+    device = f"cuda:{index or 0}"
     if kind == "host":
         region = endpoint.allocate(SIZE, name)
     elif kind == "device":
-        region = endpoint.allocate(SIZE, name, device="cuda")
+        region = endpoint.allocate(SIZE, name, device=device)
     elif kind == "torch":
-        region = endpoint.register(torch.zeros(SIZE + 512, dtype=torch.uint8, device="cuda")[512:], name)
+        region = endpoint.register(torch.zeros(SIZE + 512, dtype=torch.uint8, device=device)[512:], name)
     elif kind == "cupy":
         import cupy
 
@@ -43,15 +54,26 @@ def make_region(endpoint: Endpoint, kind: str, name: str, seed: int | None = Non
         region = endpoint.register(np.zeros(SIZE, np.uint8), name)
     if seed is not None:
         tensor(region).copy_(pattern(seed))
-    torch.cuda.synchronize()
+    torch.cuda.synchronize(device)
     return region
+
+
+def places(count: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(SIZE // PIECE)[:count].astype(np.int64) * PIECE
+
+
+def moved(source: np.ndarray, src: np.ndarray, dst: np.ndarray) -> np.ndarray:
+    out = np.zeros(SIZE, np.uint8)
+    for s, d in zip(src, dst, strict=True):
+        out[d : d + PIECE] = source[s : s + PIECE]
+    return out
 
 
 class _Child:
     """What the other process does when it is asked."""
 
     def open(self, kind: str, seed: int | None, transports: list[str] | None) -> bytes:
-        self.endpoint = Endpoint("child", transports=transports or ["cuda_ipc", "shm", "cma", "tcp"])
+        self.endpoint = Endpoint("child", **({"transports": transports} if transports else {}))
         self.region = make_region(self.endpoint, kind, "far", seed)
         return self.endpoint.descriptor()
 
@@ -117,3 +139,37 @@ class Peer:
             self.process.kill()
             self.process.join(10)
         self._pipe.close()
+
+
+@contextmanager
+def opened(child: Peer, kind: str, seed: int | None = None, transports: list[str] | None = None) -> Iterator[bytes]:
+    """The descriptor of an endpoint there, with a region "far"."""
+    yield child.ask("open", kind, seed, transports)
+    if child.process.is_alive():
+        child.ask("close")
+
+
+def kill_the_exporter(child: Peer, kind: str, near_kind: str = "device") -> None:
+    """kill -9 while its memory is being pulled: an event, no hang, and memory here that is what it was."""
+    count = 4000
+    with Endpoint("parent") as endpoint:
+        near, bystander = make_region(endpoint, near_kind, "near"), make_region(endpoint, near_kind, "other", seed=3)
+        for i in range(count):
+            endpoint.expect(100 + i, near, [0], SIZE)
+        child.ask("open", kind, 1, None)
+        pid = child.ask("flood", endpoint.descriptor(), "near", count)
+        deadline = time.monotonic() + 10
+        while endpoint.missing(100).size and time.monotonic() < deadline:
+            pass
+        os.kill(pid, signal.SIGKILL)
+        lost = False
+        while not lost and time.monotonic() < deadline:
+            lost = any(event.kind == "lost" for event in endpoint.poll())
+        assert lost
+        for i in range(count):
+            endpoint.forget(100 + i)
+        np.testing.assert_array_equal(tensor(near).cpu().numpy(), pattern(1).numpy())
+        np.testing.assert_array_equal(tensor(bystander).cpu().numpy(), pattern(3).numpy())
+        del near, bystander
+    x = torch.randn(512, 512, device="cuda")
+    assert torch.allclose(x @ torch.eye(512, device="cuda"), x, atol=1e-2)

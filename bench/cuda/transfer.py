@@ -1,9 +1,12 @@
-"""Device memory between processes: nano.transfer beside one device-to-device copy, and beside one pinned copy.
+"""Device memory between processes: nano.transfer beside the driver's own copies of as many bytes.
 
     python bench/cuda/transfer.py [--repeats 20]
 
-The other process holds the destination and verifies it. GB/s are payload (device memory moves twice as many bytes).
-The GEMM is measured in the destination's process while transfers run without a pause into it, and in the source's.
+The other process holds the destination and verifies it. All times are wall clock, from the call to the end of its wait,
+on both sides of a ratio: one transfer at a time beside one copy and a wait for its stream (latency), and eight posted
+together beside eight copies queued together (rate). GB/s are payload; memory inside one GPU moves twice as many bytes.
+Where there is a second GPU, the other process holds memory of that one as well. The product runs in the destination's
+process while transfers go on without a pause, and in the source's.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import statistics
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -28,23 +32,26 @@ import torch
 from nano.transfer import Endpoint, Peer, Region
 
 SIZE = 256 << 20
+DEPTH = 8
+MIB = 1 << 20
 # (source, destination, blocks, bytes of each, ratio to reach; None: shown only)
 CELLS = [
-    ("device", "device", 64, 1 << 20, 0.85), ("device", "device", 1024, 64 << 10, None),
-    ("device", "device", 1024, 16 << 10, None), ("device", "device", 1024, 2 << 10, None),
-    ("device", "device", 1, 2 << 10, None), ("device", "host", 1024, 64 << 10, 0.90),
-    ("host", "device", 1024, 64 << 10, 0.90), ("device", "host", 1, 64 << 20, None),
-    ("host", "device", 1, 64 << 20, None),
+    ("gpu", "gpu", 64, MIB, 0.85), ("gpu", "gpu", 1024, 64 << 10, None), ("gpu", "gpu", 1024, 16 << 10, None),
+    ("gpu", "gpu", 1024, 2 << 10, None), ("gpu", "gpu", 1, 2 << 10, None),
+    ("gpu", "host", 1, 64 * MIB, None), ("gpu", "host", 1024, 64 << 10, 0.90), ("gpu", "host", 1024, 16 << 10, None),
+    ("host", "gpu", 1, 64 * MIB, None), ("host", "gpu", 1024, 64 << 10, 0.90), ("host", "gpu", 1024, 16 << 10, None),
+    ("gpu", "gpu 1", 64, MIB, None), ("gpu", "gpu 1", 1024, 16 << 10, None),
 ]  # fmt: skip
 
 
 def offsets(count: int, length: int, seed: int) -> np.ndarray:
-    """[count] places of blocks in random order, every second one free."""
+    """[count] places of blocks in random order, others between them."""
     return np.random.default_rng(seed).permutation(SIZE // length)[:count].astype(np.int64) * length
 
 
 def view(region: Region) -> torch.Tensor:
-    return torch.from_numpy(region.array) if region.device is None else torch.as_tensor(region, device="cuda")
+    on_host = region.device is None
+    return torch.from_numpy(region.array) if on_host else torch.as_tensor(region, device=f"cuda:{region.device}")
 
 
 def gemm_ms(repeats: int) -> float:
@@ -64,10 +71,9 @@ def gemm_ms(repeats: int) -> float:
 
 def child(pipe: Connection) -> None:
     with Endpoint("child") as endpoint:
-        regions = {
-            "device": endpoint.allocate(SIZE, "device", device="cuda"),
-            "host": endpoint.allocate(SIZE, "host"),
-        }
+        regions = {"gpu": endpoint.allocate(SIZE, "gpu", device="cuda"), "host": endpoint.allocate(SIZE, "host")}
+        if torch.cuda.device_count() > 1:
+            regions["gpu 1"] = endpoint.allocate(SIZE, "gpu 1", device="cuda:1")
         pipe.send(endpoint.descriptor())
         while (request := pipe.recv()) is not None:
             if request[0] == "gemm":
@@ -78,30 +84,108 @@ def child(pipe: Connection) -> None:
                 pipe.send(blocks[torch.from_numpy(places // length)].cpu().numpy())
 
 
-def copy_ms(call: Callable[[], object], repeats: int) -> float:
+def wall_ms(post: Callable[[], object], wait: Callable[[list[Any]], object], depth: int, repeats: int) -> float:
+    """Median wall time of one of `depth` calls that are posted together and then waited for."""
     times = []
     for i in range(repeats + 3):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        call()
-        end.record()
-        end.synchronize()
-        if i >= 3:
-            times.append(start.elapsed_time(end))
-    return statistics.median(times)
-
-
-def transfer_ms(peer: Peer, region: Region, remote: str, src: Any, dst: Any, length: int, depth: int, n: int) -> float:
-    """Median wall time of one of `depth` prepared writes under way together."""
-    times = []
-    request = peer.prepare_write(region, remote, src, dst, length)
-    for i in range(n + 2):
         started = time.perf_counter()
-        for transfer in [request.post() for _ in range(depth)]:
-            transfer.wait(30)
-        if i >= 2:
+        wait([post() for _ in range(depth)])
+        if i >= 3:
             times.append((time.perf_counter() - started) * 1e3 / depth)
     return statistics.median(times)
+
+
+def copy_ms(source: str, target: str, nbytes: int, depth: int, repeats: int) -> float:
+    """The driver's copies of one piece of as many bytes, on one stream."""
+    kinds = {"gpu": "cuda:0", "gpu 1": "cuda:1", "host": "cpu"}
+    a, b = (
+        torch.empty(nbytes, dtype=torch.uint8, device=kinds[kind], pin_memory=kind == "host")
+        for kind in (target, source)
+    )
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        return wall_ms(lambda: a.copy_(b, non_blocking=True), lambda _: stream.synchronize(), depth, repeats)
+
+
+def transfer_ms(request: Any, depth: int, repeats: int) -> float:
+    def wait(transfers: list[Any]) -> None:
+        for transfer in transfers:
+            transfer.wait(30)
+
+    return wall_ms(request.post, wait, depth, repeats)
+
+
+def cells(peer: Peer, sources: dict[str, Region], pipe: Connection, repeats: int) -> list[list[Any]]:
+    rows = []
+    for source, target, count, length, goal in CELLS:
+        if target == "gpu 1" and torch.cuda.device_count() < 2:
+            continue
+        src, dst = offsets(count, length, 1), offsets(count, length, 2)
+        request = peer.prepare_write(sources[source], target, src, dst, length)
+        ours = [transfer_ms(request, depth, repeats) for depth in (1, DEPTH)]
+        pipe.send(("read", target, dst, length))
+        expected = view(sources[source]).view(-1, length)[torch.from_numpy(src // length)].cpu().numpy()
+        np.testing.assert_array_equal(pipe.recv(), expected)
+        copies = [copy_ms(source, target, count * length, depth, repeats) for depth in (1, DEPTH)]
+        size = f"{count} x {length >> 20} MiB" if length >= MIB else f"{count} x {length >> 10} KiB"
+        rows.append([
+            f"{source} to {target}", size, f"{ours[0] * 1e3:.1f}", f"{copies[0] * 1e3:.1f}",
+            f"{copies[0] / ours[0]:.2f}", count * length / 1e6 / ours[1], count * length / 1e6 / copies[1],
+            f"{copies[1] / ours[1]:.2f}", "" if goal is None else f"{goal:.2f}",
+        ])  # fmt: skip
+    return rows
+
+
+class Flood:
+    """Four prepared writes of 64 MiB under way at any time, in a thread of its own."""
+
+    def __init__(self, peer: Peer, region: Region, remote: str) -> None:
+        self._request = peer.prepare_write(region, remote, offsets(64, MIB, 1), offsets(64, MIB, 2), MIB)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.moved = 0
+
+    def __enter__(self) -> Flood:
+        self._thread.start()
+        time.sleep(0.05)
+        self.moved = 0
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        under_way = deque(self._request.post() for _ in range(4))
+        while under_way:
+            under_way.popleft().wait(30)
+            self.moved += 64 * MIB
+            if not self._stop.is_set():
+                under_way.append(self._request.post())
+
+
+def products(peer: Peer, sources: dict[str, Region], pipe: Connection) -> list[list[Any]]:
+    def product(where: str) -> float:
+        if where == "source":
+            return gemm_ms(100)
+        pipe.send(("gemm", 100))
+        return float(pipe.recv())
+
+    rows: list[list[Any]] = []
+    for where in ("destination", "source"):
+        alone = product(where)
+        rows.append([where, "nothing", f"{alone:.3f}", "1.00", ""])
+        for what, source, target in (
+            ("gpu to gpu: copy kernel", "gpu", "gpu"),
+            ("gpu to host: copy engines", "gpu", "host"),
+            ("host to gpu: copy engines", "host", "gpu"),
+        ):
+            with Flood(peer, sources[source], target) as flood:
+                started = time.perf_counter()
+                ms = product(where)
+                rate = flood.moved / 1e9 / (time.perf_counter() - started)
+            rows.append([where, what, f"{ms:.3f}", f"{ms / alone:.2f}", f"{rate:.0f}"])
+    return rows
 
 
 def main() -> None:
@@ -113,72 +197,26 @@ def main() -> None:
     process = context.Process(target=child, args=(theirs,))
     process.start()
     with Endpoint("parent") as endpoint:
-        sources = {
-            "device": endpoint.allocate(SIZE, "device", device="cuda"),
-            "host": endpoint.allocate(SIZE, "host"),
-        }
+        sources = {"gpu": endpoint.allocate(SIZE, "gpu", device="cuda"), "host": endpoint.allocate(SIZE, "host")}
         for region in sources.values():
             view(region).copy_(torch.randint(0, 256, (SIZE,), dtype=torch.uint8))
         torch.cuda.synchronize()
-        a, b = (torch.empty(64 << 20, dtype=torch.uint8, device="cuda") for _ in range(2))
-        pinned = torch.empty(64 << 20, dtype=torch.uint8).pin_memory()
-        limits = {
-            ("device", "device"): copy_ms(lambda: a.copy_(b), args.repeats),
-            ("host", "device"): copy_ms(lambda: a.copy_(pinned, non_blocking=True), args.repeats),
-            ("device", "host"): copy_ms(lambda: pinned.copy_(a, non_blocking=True), args.repeats),
-        }
-        limit = {key: (64 << 20) / 1e6 / ms for key, ms in limits.items()}
-        rows = []
         with endpoint.connect(pipe.recv(), timeout=30) as peer:
-            for source, target, count, length, goal in CELLS:
-                src, dst = offsets(count, length, 1), offsets(count, length, 2)
-                region = sources[source]
-                ms = [transfer_ms(peer, region, target, src, dst, length, depth, args.repeats) for depth in (1, 4)]
-                pipe.send(("read", target, dst, length))
-                expected = view(region).view(-1, length)[torch.from_numpy(src // length)].cpu().numpy()
-                np.testing.assert_array_equal(pipe.recv(), expected)
-                gb = [count * length / 1e6 / t for t in ms]
-                most = limit[source, target]
-                rows.append([
-                    f"{source} to {target}", f"{count} x {length >> 10} KiB", f"{ms[0] * 1e3:.0f}", gb[0], gb[1], most,
-                    f"{gb[0] / most:.2f}", "" if goal is None else f"{goal:.2f}", f"{gb[1] / most:.2f}",
-                ])  # fmt: skip
-            print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
-            columns = ["memory", "blocks", "us", "GB/s", "4 at once", "one copy", "ratio", "goal", "ratio of 4"]
-            report.table("two processes, one GPU", columns, rows)
-            stop, moved = threading.Event(), [0]
-
-            def flood() -> None:
-                src, dst = offsets(64, 1 << 20, 1), offsets(64, 1 << 20, 2)
-                while not stop.is_set():
-                    peer.write(sources["device"], "device", src, dst, 1 << 20).wait(30)
-                    moved[0] += 64 << 20
-
-            gemm: list[list[Any]] = []
-            alone_ms = 0.0
-            for where, alone in (("destination", True), ("destination", False), ("source", True), ("source", False)):
-                stop.clear()
-                moved[0] = 0
-                thread = threading.Thread(target=flood)
-                if not alone:
-                    thread.start()
-                    time.sleep(0.05)
-                moved[0] = 0
-                started = time.perf_counter()
-                if where == "destination":
-                    pipe.send(("gemm", 100))
-                    ms_gemm = pipe.recv()
-                else:
-                    ms_gemm = gemm_ms(100)
-                rate = moved[0] / 1e9 / (time.perf_counter() - started)
-                stop.set()
-                if not alone:
-                    thread.join()
-                alone_ms = ms_gemm if alone else alone_ms
-                name = "alone" if alone else "with transfers"
-                gemm.append([where, name, f"{ms_gemm:.3f}", f"{ms_gemm / alone_ms:.2f}", rate])
-            columns = ["process", "", "ms", "of alone", "GB/s"]
-            report.table("an 8192 cubed bf16 product beside transfers", columns, gemm)
+            print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, medians of {args.repeats}")
+            columns = [
+                "memory",
+                "blocks",
+                "us",
+                "copy us",
+                "ratio",
+                f"{DEPTH}: GB/s",
+                f"{DEPTH} copies",
+                "ratio",
+                "goal",
+            ]
+            report.table("two processes of one host", columns, cells(peer, sources, pipe, args.repeats))
+            columns = ["process", "under way meanwhile", "ms", "of alone", "GB/s"]
+            report.table("an 8192 cubed bf16 product", columns, products(peer, sources, pipe))
         pipe.send(None)
         process.join(10)
 

@@ -54,7 +54,8 @@ void Copier::start(std::span<const Copy> copies, By by, std::uint32_t mark) {
   here.looks = 0;
   if (here.kernel) {
     if (!kernel_) kernel_ = std::make_unique<CopyKernel>(context_, static_cast<std::uint32_t>(marks_.size()));
-    kernel_->run(copies, streams_[0], mark);
+    here.lane = next_lane_++ % kLanes;
+    kernel_->run(copies, streams_[here.lane], mark);
     return;
   }
   here.lanes = enqueue(copies, by);
@@ -110,7 +111,7 @@ bool Copier::done(std::uint32_t mark) {
     if (kernel_->done(mark)) return true;
     if (++here.looks % kLooksPerQuery != 0) return false;
     const InContext in(*context_);
-    const Result result = driver_.stream_query(streams_[0]);
+    const Result result = driver_.stream_query(streams_[here.lane]);
     if (result != kErrorNotReady) check(result);
     return false;
   }

@@ -47,8 +47,9 @@ class Copier {
   static constexpr std::size_t kLanes = 2;
   struct Mark {
     bool kernel = false;
-    std::uint32_t looks = 0;
-    std::size_t lanes = 0;  // whose events are recorded
+    std::size_t lane = 0;     // of the kernel
+    std::uint32_t looks = 0;  // for it
+    std::size_t lanes = 0;    // whose events are recorded
     std::array<Event, kLanes> events{};
   };
 
@@ -58,10 +59,11 @@ class Copier {
 
   const Driver& driver_;
   const ContextPtr context_;
-  // Neighbouring copies alternate between them: an engine begins one while another ends.
+  // Neighbouring copies alternate between them: one begins while another ends.
   std::array<Stream, kLanes> streams_{};
   std::vector<Mark> marks_;
   std::unique_ptr<CopyKernel> kernel_;
+  std::size_t next_lane_ = 0;
   std::vector<DevicePointer> destinations_, sources_;
   std::vector<std::size_t> sizes_;
 };

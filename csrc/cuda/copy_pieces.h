@@ -1,22 +1,30 @@
-// What the copy kernel of nano.transfer is given, whole, as its parameter: at most 4 KiB, as every device takes.
+// What the copy kernel of nano.transfer is given: its parameter, at most 4 KiB, as every device takes, and for long
+// lists a table beside it.
 #pragma once
 
 #include <cstdint>
 
 namespace nano::cuda {
 
-inline constexpr unsigned int kMaxPieces = 128;
-inline constexpr unsigned int kMaxBlocks = 256;
+inline constexpr unsigned int kInlinePieces = 128;
+inline constexpr unsigned int kMaxBlocks = 160;
+
+struct CopyPiece {
+  std::uint64_t destination;
+  std::uint64_t source;
+  std::uint32_t bytes;  // > 0
+  std::uint32_t first;  // its first tile, if those of all pieces are counted through
+};
 
 struct Pieces {
-  std::uint64_t destination[kMaxPieces];
-  std::uint64_t source[kMaxPieces];
-  std::uint32_t bytes[kMaxPieces];      // of each, > 0
-  std::uint32_t first[kMaxPieces + 1];  // tile of each, if those of all pieces are counted through; at the end, of all
-  std::uint32_t count;
-  std::uint32_t sequence;  // each thread block writes it to its word of `done` when its bytes are in
+  std::uint64_t table;  // CopyPiece [count], in page-locked memory of the host; 0: they are `pieces`
+  std::uint64_t done;   // uint32 [blocks], likewise: each thread block writes `sequence` there when its bytes are in
+  std::uint32_t sequence;
+  std::uint32_t tiles;
+  std::uint32_t
+      start[kMaxBlocks + 1];  // [blocks + 1]: the piece in which a thread block's share begins; the last piece
   std::uint32_t reserved;
-  std::uint64_t done;  // [kMaxBlocks] uint32 in page-locked memory of the host; 0: nobody looks
+  CopyPiece pieces[kInlinePieces];
 };
 static_assert(sizeof(Pieces) <= 4096);
 

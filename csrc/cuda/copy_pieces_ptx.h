@@ -9,306 +9,362 @@ inline constexpr char kCopyPiecesPtx[] = R"ptx(
 .target sm_75
 .address_size 64
 .visible .entry nano_copy_pieces(
-	.param .align 8 .b8 nano_copy_pieces_param_0[3096]
+	.param .align 8 .b8 nano_copy_pieces_param_0[3744]
 )
 .maxntid 1024, 1, 1
 {
-	.reg .pred 	%p<43>;
-	.reg .b16 	%rs<38>;
-	.reg .b32 	%r<235>;
-	.reg .b64 	%rd<101>;
-	mov.b64 	%rd36, nano_copy_pieces_param_0;
-	ld.param.u32 	%r186, [nano_copy_pieces_param_0+3076];
-	mul.wide.u32 	%rd37, %r186, 4;
-	add.s64 	%rd38, %rd36, %rd37;
-	ld.param.u32 	%r91, [%rd38+2560];
-	cvt.u64.u32 	%rd2, %r91;
-	mov.u32 	%r2, %ctaid.x;
-	add.s32 	%r92, %r2, 1;
-	mul.wide.u32 	%rd3, %r91, %r92;
-	mov.u32 	%r93, %nctaid.x;
-	cvt.u64.u32 	%rd4, %r93;
-	and.b64  	%rd39, %rd3, -4294967296;
-	setp.eq.s64 	%p1, %rd39, 0;
+	.reg .pred 	%p<49>;
+	.reg .b16 	%rs<54>;
+	.reg .b32 	%r<296>;
+	.reg .b64 	%rd<109>;
+	// demoted variable
+	.shared .align 8 .b8 _ZZ16nano_copy_piecesE6staged[3072];
+	mov.b64 	%rd42, nano_copy_pieces_param_0;
+	ld.param.u32 	%r106, [nano_copy_pieces_param_0+20];
+	cvt.u64.u32 	%rd2, %r106;
+	mov.u32 	%r1, %ctaid.x;
+	add.s32 	%r107, %r1, 1;
+	cvt.u64.u32 	%rd3, %r107;
+	mul.wide.u32 	%rd4, %r106, %r107;
+	mov.u32 	%r108, %nctaid.x;
+	cvt.u64.u32 	%rd5, %r108;
+	and.b64  	%rd43, %rd4, -4294967296;
+	setp.eq.s64 	%p1, %rd43, 0;
 	@%p1 bra 	$L__BB0_2;
-	div.u64 	%rd94, %rd3, %rd4;
+	div.u64 	%rd99, %rd4, %rd5;
 	bra.uni 	$L__BB0_3;
 $L__BB0_2:
-	cvt.u32.u64 	%r94, %rd4;
-	cvt.u32.u64 	%r95, %rd3;
-	div.u32 	%r96, %r95, %r94;
-	cvt.u64.u32 	%rd94, %r96;
+	cvt.u32.u64 	%r109, %rd5;
+	cvt.u32.u64 	%r110, %rd4;
+	div.u32 	%r111, %r110, %r109;
+	cvt.u64.u32 	%rd99, %r111;
 $L__BB0_3:
-	cvt.u32.u64 	%r3, %rd94;
-	cvt.u64.u32 	%rd40, %r2;
-	mul.lo.s64 	%rd8, %rd2, %rd40;
-	and.b64  	%rd41, %rd8, -4294967296;
-	setp.eq.s64 	%p2, %rd41, 0;
+	cvt.u64.u32 	%rd44, %r1;
+	mul.lo.s64 	%rd9, %rd2, %rd44;
+	and.b64  	%rd45, %rd9, -4294967296;
+	setp.eq.s64 	%p2, %rd45, 0;
 	@%p2 bra 	$L__BB0_5;
-	div.u64 	%rd95, %rd8, %rd4;
+	div.u64 	%rd100, %rd9, %rd5;
 	bra.uni 	$L__BB0_6;
 $L__BB0_5:
-	cvt.u32.u64 	%r97, %rd4;
-	cvt.u32.u64 	%r98, %rd8;
-	div.u32 	%r99, %r98, %r97;
-	cvt.u64.u32 	%rd95, %r99;
+	cvt.u32.u64 	%r112, %rd5;
+	cvt.u32.u64 	%r113, %rd9;
+	div.u32 	%r114, %r113, %r112;
+	cvt.u64.u32 	%rd100, %r114;
 $L__BB0_6:
-	mov.u32 	%r101, %tid.y;
-	cvt.u32.u64 	%r102, %rd95;
-	add.s32 	%r190, %r101, %r102;
-	setp.lt.u32 	%p3, %r186, 2;
-	mov.u32 	%r188, 0;
-	@%p3 bra 	$L__BB0_9;
-	mov.u32 	%r188, 0;
+	cvt.u32.u64 	%r2, %rd99;
+	mov.u32 	%r115, %tid.y;
+	cvt.u32.u64 	%r116, %rd100;
+	add.s32 	%r295, %r115, %r116;
+	ld.param.u64 	%rd13, [%rd42];
+	shl.b64 	%rd46, %rd3, 2;
+	add.s64 	%rd47, %rd42, %rd46;
+	ld.param.u32 	%r243, [%rd47+20];
+	ld.param.u32 	%r5, [%rd47+24];
+	setp.gt.u32 	%p3, %r243, %r5;
+	@%p3 bra 	$L__BB0_81;
 $L__BB0_8:
-	add.s32 	%r104, %r186, %r188;
-	shr.u32 	%r105, %r104, 1;
-	mul.wide.u32 	%rd42, %r105, 4;
-	add.s64 	%rd43, %rd36, %rd42;
-	ld.param.u32 	%r106, [%rd43+2560];
-	setp.le.u32 	%p4, %r106, %r190;
-	selp.b32 	%r188, %r105, %r188, %p4;
-	selp.b32 	%r186, %r186, %r105, %p4;
-	sub.s32 	%r107, %r186, %r188;
-	setp.gt.u32 	%p5, %r107, 1;
-	@%p5 bra 	$L__BB0_8;
-$L__BB0_9:
-	setp.ge.u32 	%p6, %r190, %r3;
-	@%p6 bra 	$L__BB0_73;
-$L__BB0_11:
-	mov.u32 	%r191, %r188;
-$L__BB0_12:
-	mov.u32 	%r188, %r191;
-	add.s32 	%r191, %r188, 1;
-	mul.wide.u32 	%rd45, %r191, 4;
-	add.s64 	%rd46, %rd36, %rd45;
-	ld.param.u32 	%r108, [%rd46+2560];
-	setp.ge.u32 	%p7, %r190, %r108;
-	@%p7 bra 	$L__BB0_12;
-	mul.wide.u32 	%rd48, %r188, 4;
-	add.s64 	%rd49, %rd36, %rd48;
-	ld.param.u32 	%r109, [%rd49+2560];
-	sub.s32 	%r110, %r190, %r109;
-	mul.wide.u32 	%rd50, %r110, 2048;
-	ld.param.u32 	%rd51, [%rd49+2048];
-	sub.s64 	%rd52, %rd51, %rd50;
-	mul.wide.u32 	%rd53, %r188, 8;
-	add.s64 	%rd54, %rd36, %rd53;
-	ld.param.u64 	%rd55, [%rd54+1024];
-	add.s64 	%rd12, %rd50, %rd55;
-	ld.param.u64 	%rd56, [%rd54];
-	add.s64 	%rd13, %rd56, %rd50;
-	min.u64 	%rd57, %rd52, 2048;
-	cvt.u32.u64 	%r14, %rd57;
-	or.b64  	%rd58, %rd12, %rd13;
-	or.b64  	%rd14, %rd58, %rd57;
-	and.b64  	%rd59, %rd14, 15;
-	setp.eq.s64 	%p8, %rd59, 0;
-	@%p8 bra 	$L__BB0_53;
-	and.b64  	%rd60, %rd14, 3;
-	setp.eq.s64 	%p9, %rd60, 0;
-	@%p9 bra 	$L__BB0_34;
-	mov.u32 	%r111, %tid.x;
-	sub.s32 	%r15, %r14, %r111;
-	setp.lt.s32 	%p10, %r15, 1;
-	@%p10 bra 	$L__BB0_72;
-	add.s64 	%rd15, %rd12, 96;
-	add.s64 	%rd16, %rd12, 64;
-	add.s64 	%rd17, %rd12, 32;
-	add.s64 	%rd18, %rd13, 96;
-	add.s64 	%rd19, %rd13, 64;
-	add.s64 	%rd20, %rd13, 32;
-	cvt.u64.u32 	%rd96, %r111;
-	mov.u32 	%r192, 0;
-$L__BB0_17:
-	.pragma "nounroll";
-	setp.ge.s32 	%p11, %r192, %r15;
-	@%p11 bra 	$L__BB0_19;
-	add.s64 	%rd61, %rd12, %rd96;
-	ld.global.cs.u8 %r114, [%rd61];
-	cvt.u16.u32 	%rs37, %r114;
-$L__BB0_19:
-	add.s32 	%r17, %r192, 32;
-	setp.ge.s32 	%p12, %r17, %r15;
-	@%p12 bra 	$L__BB0_21;
-	add.s64 	%rd62, %rd17, %rd96;
-	ld.global.cs.u8 %r115, [%rd62];
-	cvt.u16.u32 	%rs36, %r115;
-$L__BB0_21:
-	add.s32 	%r18, %r17, 32;
-	setp.ge.s32 	%p13, %r18, %r15;
-	@%p13 bra 	$L__BB0_23;
-	add.s64 	%rd63, %rd16, %rd96;
-	ld.global.cs.u8 %r116, [%rd63];
-	cvt.u16.u32 	%rs35, %r116;
-$L__BB0_23:
-	add.s32 	%r19, %r18, 32;
-	setp.ge.s32 	%p14, %r19, %r15;
-	@%p14 bra 	$L__BB0_25;
-	add.s64 	%rd64, %rd15, %rd96;
-	ld.global.cs.u8 %r117, [%rd64];
-	cvt.u16.u32 	%rs34, %r117;
-$L__BB0_25:
-	@%p11 bra 	$L__BB0_27;
-	cvt.u32.u16 	%r119, %rs37;
-	and.b32  	%r118, %r119, 255;
-	add.s64 	%rd65, %rd13, %rd96;
-	st.global.cs.u8 [%rd65], %r118;
-$L__BB0_27:
-	@%p12 bra 	$L__BB0_29;
-	add.s64 	%rd66, %rd20, %rd96;
-	cvt.u32.u16 	%r121, %rs36;
-	and.b32  	%r120, %r121, 255;
-	st.global.cs.u8 [%rd66], %r120;
-$L__BB0_29:
-	@%p13 bra 	$L__BB0_31;
-	add.s64 	%rd67, %rd19, %rd96;
-	cvt.u32.u16 	%r123, %rs35;
-	and.b32  	%r122, %r123, 255;
-	st.global.cs.u8 [%rd67], %r122;
-$L__BB0_31:
-	@%p14 bra 	$L__BB0_33;
-	add.s64 	%rd68, %rd18, %rd96;
-	cvt.u32.u16 	%r125, %rs34;
-	and.b32  	%r124, %r125, 255;
-	st.global.cs.u8 [%rd68], %r124;
-$L__BB0_33:
-	add.s64 	%rd96, %rd96, 128;
-	add.s32 	%r192, %r19, 32;
-	setp.lt.s32 	%p19, %r192, %r15;
-	@%p19 bra 	$L__BB0_17;
-	bra.uni 	$L__BB0_72;
-$L__BB0_53:
-	mov.u32 	%r138, %tid.x;
-	mul.wide.u32 	%rd78, %r138, 16;
-	add.s64 	%rd99, %rd12, %rd78;
-	add.s64 	%rd100, %rd13, %rd78;
-	shr.u32 	%r139, %r14, 4;
-	sub.s32 	%r39, %r139, %r138;
-	setp.lt.s32 	%p30, %r39, 1;
-	@%p30 bra 	$L__BB0_72;
-	mov.u32 	%r218, 0;
-$L__BB0_55:
-	.pragma "nounroll";
-	setp.ge.s32 	%p31, %r218, %r39;
-	@%p31 bra 	$L__BB0_57;
-	ld.global.cs.v4.u32 {%r222,%r221,%r220,%r219}, [%rd99];
-$L__BB0_57:
-	add.s32 	%r146, %r218, 32;
-	setp.ge.s32 	%p32, %r146, %r39;
-	@%p32 bra 	$L__BB0_59;
-	add.s64 	%rd80, %rd99, 512;
-	ld.global.cs.v4.u32 {%r226,%r225,%r224,%r223}, [%rd80];
-$L__BB0_59:
-	add.s32 	%r151, %r218, 64;
-	setp.ge.s32 	%p33, %r151, %r39;
-	@%p33 bra 	$L__BB0_61;
-	add.s64 	%rd81, %rd99, 1024;
-	ld.global.cs.v4.u32 {%r230,%r229,%r228,%r227}, [%rd81];
-$L__BB0_61:
-	add.s32 	%r156, %r218, 96;
-	setp.ge.s32 	%p34, %r156, %r39;
-	@%p34 bra 	$L__BB0_63;
-	add.s64 	%rd82, %rd99, 1536;
-	ld.global.cs.v4.u32 {%r234,%r233,%r232,%r231}, [%rd82];
-$L__BB0_63:
-	@%p31 bra 	$L__BB0_65;
-	st.global.cs.v4.u32 [%rd100], {%r222,%r221,%r220,%r219};
-$L__BB0_65:
-	@%p32 bra 	$L__BB0_67;
-	add.s64 	%rd84, %rd100, 512;
-	st.global.cs.v4.u32 [%rd84], {%r226,%r225,%r224,%r223};
-$L__BB0_67:
-	@%p33 bra 	$L__BB0_69;
-	add.s64 	%rd85, %rd100, 1024;
-	st.global.cs.v4.u32 [%rd85], {%r230,%r229,%r228,%r227};
-$L__BB0_69:
-	@%p34 bra 	$L__BB0_71;
-	add.s64 	%rd86, %rd100, 1536;
-	st.global.cs.v4.u32 [%rd86], {%r234,%r233,%r232,%r231};
-$L__BB0_71:
-	add.s32 	%r218, %r218, 128;
-	add.s64 	%rd99, %rd99, 2048;
-	add.s64 	%rd100, %rd100, 2048;
-	setp.lt.s32 	%p39, %r218, %r39;
-	@%p39 bra 	$L__BB0_55;
-	bra.uni 	$L__BB0_72;
-$L__BB0_34:
-	mov.u32 	%r126, %tid.x;
-	mul.wide.u32 	%rd69, %r126, 4;
-	add.s64 	%rd97, %rd12, %rd69;
-	add.s64 	%rd98, %rd13, %rd69;
-	shr.u32 	%r127, %r14, 2;
-	sub.s32 	%r21, %r127, %r126;
-	setp.lt.s32 	%p20, %r21, 1;
-	@%p20 bra 	$L__BB0_72;
-	mov.u32 	%r197, 0;
-$L__BB0_36:
-	.pragma "nounroll";
-	setp.ge.s32 	%p21, %r197, %r21;
-	@%p21 bra 	$L__BB0_38;
-	ld.global.cs.u32 %r198, [%rd97];
-$L__BB0_38:
-	add.s32 	%r29, %r197, 32;
-	setp.ge.s32 	%p22, %r29, %r21;
-	@%p22 bra 	$L__BB0_40;
-	add.s64 	%rd71, %rd97, 128;
-	ld.global.cs.u32 %r199, [%rd71];
-$L__BB0_40:
-	add.s32 	%r32, %r197, 64;
-	setp.ge.s32 	%p23, %r32, %r21;
-	@%p23 bra 	$L__BB0_42;
-	add.s64 	%rd72, %rd97, 256;
-	ld.global.cs.u32 %r200, [%rd72];
-$L__BB0_42:
-	add.s32 	%r35, %r197, 96;
-	setp.ge.s32 	%p24, %r35, %r21;
-	@%p24 bra 	$L__BB0_44;
-	add.s64 	%rd73, %rd97, 384;
-	ld.global.cs.u32 %r201, [%rd73];
-$L__BB0_44:
-	@%p21 bra 	$L__BB0_46;
-	st.global.cs.u32 [%rd98], %r198;
-$L__BB0_46:
-	@%p22 bra 	$L__BB0_48;
-	add.s64 	%rd75, %rd98, 128;
-	st.global.cs.u32 [%rd75], %r199;
-$L__BB0_48:
-	@%p23 bra 	$L__BB0_50;
-	add.s64 	%rd76, %rd98, 256;
-	st.global.cs.u32 [%rd76], %r200;
-$L__BB0_50:
-	@%p24 bra 	$L__BB0_52;
-	add.s64 	%rd77, %rd98, 384;
-	st.global.cs.u32 [%rd77], %r201;
-$L__BB0_52:
-	add.s32 	%r197, %r197, 128;
-	add.s64 	%rd97, %rd97, 512;
-	add.s64 	%rd98, %rd98, 512;
-	setp.lt.s32 	%p29, %r197, %r21;
-	@%p29 bra 	$L__BB0_36;
-$L__BB0_72:
-	mov.u32 	%r180, %ntid.y;
-	add.s32 	%r190, %r190, %r180;
-	setp.lt.u32 	%p40, %r190, %r3;
-	@%p40 bra 	$L__BB0_11;
-$L__BB0_73:
-	ld.param.u64 	%rd88, [%rd36+3088];
-	setp.eq.s64 	%p41, %rd88, 0;
-	@%p41 bra 	$L__BB0_76;
+	add.s32 	%r117, %r5, 1;
+	sub.s32 	%r118, %r117, %r243;
+	min.u32 	%r8, %r118, 128;
 	bar.sync 	0;
-	mov.u32 	%r182, %tid.x;
-	or.b32  	%r183, %r101, %r182;
-	setp.ne.s32 	%p42, %r183, 0;
-	@%p42 bra 	$L__BB0_76;
-	membar.sys;
-	ld.param.u32 	%r184, [%rd36+3080];
-	ld.param.u64 	%rd90, [%rd36+3088];
-	cvta.to.global.u64 	%rd91, %rd90;
-	mul.wide.u32 	%rd92, %r2, 4;
-	add.s64 	%rd93, %rd91, %rd92;
-	st.volatile.global.u32 	[%rd93], %r184;
+	shl.b32 	%r120, %r115, 5;
+	mov.u32 	%r121, %tid.x;
+	add.s32 	%r244, %r120, %r121;
+	setp.ge.u32 	%p4, %r244, %r8;
+	@%p4 bra 	$L__BB0_14;
+	cvt.u64.u32 	%rd14, %r243;
+	mov.u32 	%r126, %ntid.y;
+	shl.b32 	%r10, %r126, 5;
+$L__BB0_10:
+	setp.eq.s64 	%p5, %rd13, 0;
+	@%p5 bra 	$L__BB0_12;
+	cvt.u64.u32 	%rd48, %r244;
+	add.s64 	%rd49, %rd48, %rd14;
+	cvta.to.global.u64 	%rd50, %rd13;
+	mul.lo.s64 	%rd51, %rd49, 24;
+	add.s64 	%rd52, %rd50, %rd51;
+	ld.volatile.global.u64 	%rd53, [%rd52+16];
+	shr.u64 	%rd54, %rd53, 32;
+	ld.volatile.global.u64 	%rd101, [%rd52];
+	cvt.u32.u64 	%r245, %rd53;
+	cvt.u32.u64 	%r246, %rd54;
+	ld.volatile.global.u64 	%rd102, [%rd52+8];
+	bra.uni 	$L__BB0_13;
+$L__BB0_12:
+	add.s32 	%r127, %r244, %r243;
+	mul.wide.u32 	%rd56, %r127, 24;
+	add.s64 	%rd57, %rd42, %rd56;
+	ld.param.v2.u32 	{%r245, %r246}, [%rd57+688];
+	ld.param.u64 	%rd102, [%rd57+680];
+	ld.param.u64 	%rd101, [%rd57+672];
+$L__BB0_13:
+	mov.u32 	%r130, _ZZ16nano_copy_piecesE6staged;
+	mad.lo.s32 	%r131, %r244, 24, %r130;
+	st.shared.u64 	[%r131], %rd101;
+	st.shared.u64 	[%r131+8], %rd102;
+	st.shared.v2.u32 	[%r131+16], {%r245, %r246};
+	add.s32 	%r244, %r244, %r10;
+	setp.lt.u32 	%p6, %r244, %r8;
+	@%p6 bra 	$L__BB0_10;
+$L__BB0_14:
+	bar.sync 	0;
+	mov.u32 	%r132, _ZZ16nano_copy_piecesE6staged;
+	mad.lo.s32 	%r133, %r8, 24, %r132;
+	ld.shared.v2.u32 	{%r134, %r135}, [%r133+-8];
+	add.s32 	%r138, %r134, 2047;
+	shr.u32 	%r139, %r138, 11;
+	add.s32 	%r140, %r139, %r135;
+	min.u32 	%r19, %r140, %r2;
+	setp.ge.u32 	%p7, %r295, %r19;
+	@%p7 bra 	$L__BB0_80;
+	mov.u32 	%r251, 0;
+$L__BB0_16:
+	add.s32 	%r142, %r251, 1;
+	setp.eq.s32 	%p8, %r142, %r8;
+	@%p8 bra 	$L__BB0_20;
+	mov.u32 	%r236, _ZZ16nano_copy_piecesE6staged;
+	mad.lo.s32 	%r144, %r251, 24, %r236;
+	ld.shared.u32 	%r145, [%r144+44];
+	setp.gt.u32 	%p9, %r145, %r295;
+	sub.s32 	%r146, %r8, %r251;
+	setp.lt.u32 	%p10, %r146, 2;
+	or.pred  	%p11, %p9, %p10;
+	@%p11 bra 	$L__BB0_20;
+	mov.u32 	%r249, %r8;
+$L__BB0_19:
+	mov.u32 	%r237, _ZZ16nano_copy_piecesE6staged;
+	add.s32 	%r147, %r249, %r251;
+	shr.u32 	%r148, %r147, 1;
+	mad.lo.s32 	%r150, %r148, 24, %r237;
+	ld.shared.u32 	%r151, [%r150+20];
+	setp.le.u32 	%p12, %r151, %r295;
+	selp.b32 	%r251, %r148, %r251, %p12;
+	selp.b32 	%r249, %r249, %r148, %p12;
+	sub.s32 	%r152, %r249, %r251;
+	setp.gt.u32 	%p13, %r152, 1;
+	@%p13 bra 	$L__BB0_19;
+$L__BB0_20:
+	mov.u32 	%r238, _ZZ16nano_copy_piecesE6staged;
+	mad.lo.s32 	%r154, %r251, 24, %r238;
+	ld.shared.v2.u32 	{%r155, %r156}, [%r154+16];
+	sub.s32 	%r159, %r295, %r156;
+	mul.wide.u32 	%rd58, %r159, 2048;
+	ld.shared.u64 	%rd59, [%r154+8];
+	add.s64 	%rd21, %rd58, %rd59;
+	ld.shared.u64 	%rd60, [%r154];
+	add.s64 	%rd22, %rd58, %rd60;
+	cvt.u64.u32 	%rd61, %r155;
+	sub.s64 	%rd62, %rd61, %rd58;
+	min.u64 	%rd63, %rd62, 2048;
+	cvt.u32.u64 	%r27, %rd63;
+	or.b64  	%rd64, %rd21, %rd22;
+	or.b64  	%rd23, %rd64, %rd63;
+	and.b64  	%rd65, %rd23, 15;
+	setp.eq.s64 	%p14, %rd65, 0;
+	@%p14 bra 	$L__BB0_60;
+	and.b64  	%rd66, %rd23, 3;
+	setp.eq.s64 	%p15, %rd66, 0;
+	@%p15 bra 	$L__BB0_41;
+	mov.u32 	%r239, %tid.x;
+	cvt.u64.u32 	%rd67, %r239;
+	add.s64 	%rd103, %rd21, %rd67;
+	add.s64 	%rd104, %rd22, %rd67;
+	sub.s32 	%r28, %r27, %r239;
+	setp.lt.s32 	%p16, %r28, 1;
+	@%p16 bra 	$L__BB0_79;
+	mov.u32 	%r252, 0;
+$L__BB0_24:
+	.pragma "nounroll";
+	setp.ge.s32 	%p17, %r252, %r28;
+	@%p17 bra 	$L__BB0_26;
+	ld.global.cs.u8 %r162, [%rd103];
+	cvt.u16.u32 	%rs49, %r162;
+$L__BB0_26:
+	add.s32 	%r30, %r252, 32;
+	setp.ge.s32 	%p18, %r30, %r28;
+	@%p18 bra 	$L__BB0_28;
+	add.s64 	%rd69, %rd103, 32;
+	ld.global.cs.u8 %r163, [%rd69];
+	cvt.u16.u32 	%rs48, %r163;
+$L__BB0_28:
+	add.s32 	%r31, %r252, 64;
+	setp.ge.s32 	%p19, %r31, %r28;
+	@%p19 bra 	$L__BB0_30;
+	add.s64 	%rd70, %rd103, 64;
+	ld.global.cs.u8 %r164, [%rd70];
+	cvt.u16.u32 	%rs47, %r164;
+$L__BB0_30:
+	add.s32 	%r32, %r252, 96;
+	setp.ge.s32 	%p20, %r32, %r28;
+	@%p20 bra 	$L__BB0_32;
+	add.s64 	%rd71, %rd103, 96;
+	ld.global.cs.u8 %r165, [%rd71];
+	cvt.u16.u32 	%rs46, %r165;
+$L__BB0_32:
+	@%p17 bra 	$L__BB0_34;
+	cvt.u32.u16 	%r167, %rs49;
+	and.b32  	%r166, %r167, 255;
+	st.global.cs.u8 [%rd104], %r166;
+$L__BB0_34:
+	@%p18 bra 	$L__BB0_36;
+	add.s64 	%rd73, %rd104, 32;
+	cvt.u32.u16 	%r169, %rs48;
+	and.b32  	%r168, %r169, 255;
+	st.global.cs.u8 [%rd73], %r168;
+$L__BB0_36:
+	@%p19 bra 	$L__BB0_38;
+	add.s64 	%rd74, %rd104, 64;
+	cvt.u32.u16 	%r171, %rs47;
+	and.b32  	%r170, %r171, 255;
+	st.global.cs.u8 [%rd74], %r170;
+$L__BB0_38:
+	@%p20 bra 	$L__BB0_40;
+	add.s64 	%rd75, %rd104, 96;
+	cvt.u32.u16 	%r173, %rs46;
+	and.b32  	%r172, %r173, 255;
+	st.global.cs.u8 [%rd75], %r172;
+$L__BB0_40:
+	add.s32 	%r252, %r252, 128;
+	add.s64 	%rd103, %rd103, 128;
+	add.s64 	%rd104, %rd104, 128;
+	setp.lt.s32 	%p25, %r252, %r28;
+	@%p25 bra 	$L__BB0_24;
+	bra.uni 	$L__BB0_79;
+$L__BB0_60:
+	mov.u32 	%r241, %tid.x;
+	mul.wide.u32 	%rd85, %r241, 16;
+	add.s64 	%rd107, %rd21, %rd85;
+	add.s64 	%rd108, %rd22, %rd85;
+	shr.u32 	%r187, %r27, 4;
+	sub.s32 	%r52, %r187, %r241;
+	setp.lt.s32 	%p36, %r52, 1;
+	@%p36 bra 	$L__BB0_79;
+	mov.u32 	%r278, 0;
+$L__BB0_62:
+	.pragma "nounroll";
+	setp.ge.s32 	%p37, %r278, %r52;
+	@%p37 bra 	$L__BB0_64;
+	ld.global.cs.v4.u32 {%r282,%r281,%r280,%r279}, [%rd107];
+$L__BB0_64:
+	add.s32 	%r194, %r278, 32;
+	setp.ge.s32 	%p38, %r194, %r52;
+	@%p38 bra 	$L__BB0_66;
+	add.s64 	%rd87, %rd107, 512;
+	ld.global.cs.v4.u32 {%r286,%r285,%r284,%r283}, [%rd87];
+$L__BB0_66:
+	add.s32 	%r199, %r278, 64;
+	setp.ge.s32 	%p39, %r199, %r52;
+	@%p39 bra 	$L__BB0_68;
+	add.s64 	%rd88, %rd107, 1024;
+	ld.global.cs.v4.u32 {%r290,%r289,%r288,%r287}, [%rd88];
+$L__BB0_68:
+	add.s32 	%r204, %r278, 96;
+	setp.ge.s32 	%p40, %r204, %r52;
+	@%p40 bra 	$L__BB0_70;
+	add.s64 	%rd89, %rd107, 1536;
+	ld.global.cs.v4.u32 {%r294,%r293,%r292,%r291}, [%rd89];
+$L__BB0_70:
+	@%p37 bra 	$L__BB0_72;
+	st.global.cs.v4.u32 [%rd108], {%r282,%r281,%r280,%r279};
+$L__BB0_72:
+	@%p38 bra 	$L__BB0_74;
+	add.s64 	%rd91, %rd108, 512;
+	st.global.cs.v4.u32 [%rd91], {%r286,%r285,%r284,%r283};
+$L__BB0_74:
+	@%p39 bra 	$L__BB0_76;
+	add.s64 	%rd92, %rd108, 1024;
+	st.global.cs.v4.u32 [%rd92], {%r290,%r289,%r288,%r287};
 $L__BB0_76:
+	@%p40 bra 	$L__BB0_78;
+	add.s64 	%rd93, %rd108, 1536;
+	st.global.cs.v4.u32 [%rd93], {%r294,%r293,%r292,%r291};
+$L__BB0_78:
+	add.s32 	%r278, %r278, 128;
+	add.s64 	%rd107, %rd107, 2048;
+	add.s64 	%rd108, %rd108, 2048;
+	setp.lt.s32 	%p45, %r278, %r52;
+	@%p45 bra 	$L__BB0_62;
+	bra.uni 	$L__BB0_79;
+$L__BB0_41:
+	mov.u32 	%r240, %tid.x;
+	mul.wide.u32 	%rd76, %r240, 4;
+	add.s64 	%rd105, %rd21, %rd76;
+	add.s64 	%rd106, %rd22, %rd76;
+	shr.u32 	%r175, %r27, 2;
+	sub.s32 	%r34, %r175, %r240;
+	setp.lt.s32 	%p26, %r34, 1;
+	@%p26 bra 	$L__BB0_79;
+	mov.u32 	%r257, 0;
+$L__BB0_43:
+	.pragma "nounroll";
+	setp.ge.s32 	%p27, %r257, %r34;
+	@%p27 bra 	$L__BB0_45;
+	ld.global.cs.u32 %r258, [%rd105];
+$L__BB0_45:
+	add.s32 	%r42, %r257, 32;
+	setp.ge.s32 	%p28, %r42, %r34;
+	@%p28 bra 	$L__BB0_47;
+	add.s64 	%rd78, %rd105, 128;
+	ld.global.cs.u32 %r259, [%rd78];
+$L__BB0_47:
+	add.s32 	%r45, %r257, 64;
+	setp.ge.s32 	%p29, %r45, %r34;
+	@%p29 bra 	$L__BB0_49;
+	add.s64 	%rd79, %rd105, 256;
+	ld.global.cs.u32 %r260, [%rd79];
+$L__BB0_49:
+	add.s32 	%r48, %r257, 96;
+	setp.ge.s32 	%p30, %r48, %r34;
+	@%p30 bra 	$L__BB0_51;
+	add.s64 	%rd80, %rd105, 384;
+	ld.global.cs.u32 %r261, [%rd80];
+$L__BB0_51:
+	@%p27 bra 	$L__BB0_53;
+	st.global.cs.u32 [%rd106], %r258;
+$L__BB0_53:
+	@%p28 bra 	$L__BB0_55;
+	add.s64 	%rd82, %rd106, 128;
+	st.global.cs.u32 [%rd82], %r259;
+$L__BB0_55:
+	@%p29 bra 	$L__BB0_57;
+	add.s64 	%rd83, %rd106, 256;
+	st.global.cs.u32 [%rd83], %r260;
+$L__BB0_57:
+	@%p30 bra 	$L__BB0_59;
+	add.s64 	%rd84, %rd106, 384;
+	st.global.cs.u32 [%rd84], %r261;
+$L__BB0_59:
+	add.s32 	%r257, %r257, 128;
+	add.s64 	%rd105, %rd105, 512;
+	add.s64 	%rd106, %rd106, 512;
+	setp.lt.s32 	%p35, %r257, %r34;
+	@%p35 bra 	$L__BB0_43;
+$L__BB0_79:
+	mov.u32 	%r228, %ntid.y;
+	add.s32 	%r295, %r295, %r228;
+	setp.lt.u32 	%p46, %r295, %r19;
+	@%p46 bra 	$L__BB0_16;
+$L__BB0_80:
+	add.s32 	%r243, %r243, 128;
+	setp.le.u32 	%p47, %r243, %r5;
+	@%p47 bra 	$L__BB0_8;
+$L__BB0_81:
+	bar.sync 	0;
+	shl.b32 	%r230, %r115, 5;
+	mov.u32 	%r231, %tid.x;
+	add.s32 	%r232, %r230, %r231;
+	setp.ne.s32 	%p48, %r232, 0;
+	@%p48 bra 	$L__BB0_83;
+	mov.u32 	%r235, %ctaid.x;
+	membar.sys;
+	ld.param.u32 	%r233, [%rd42+16];
+	ld.param.u64 	%rd95, [%rd42+8];
+	cvta.to.global.u64 	%rd96, %rd95;
+	mul.wide.u32 	%rd97, %r235, 4;
+	add.s64 	%rd98, %rd96, %rd97;
+	st.volatile.global.u32 	[%rd98], %r233;
+$L__BB0_83:
 	ret;
 }
 )ptx";

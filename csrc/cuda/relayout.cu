@@ -27,10 +27,20 @@ std::int64_t relayout(const Relayout& work, const RelayoutCall& call) {
     const std::int64_t wanted = (items - 1) / kWarps + 1;
     const auto blocks = static_cast<unsigned>(std::min<std::int64_t>(wanted, std::numeric_limits<int>::max()));
     const PoolLayout &from = work.source, &to = work.destination;
-    copy_units<<<blocks, dim3(kWarp, kWarps), 0, reinterpret_cast<cudaStream_t>(call.stream)>>>(
-        static_cast<const char*>(call.source), static_cast<char*>(call.destination), call.source_blocks,
-        call.destination_blocks, part, {from.block_size, from.block_stride, from.token_stride},
-        {to.block_size, to.block_stride, to.token_stride}, tiles);
+    const RelayoutSide from_side{from.block_size, from.block_stride, from.token_stride, part.source_token};
+    const RelayoutSide to_side{to.block_size, to.block_stride, to.token_stride, part.destination_token};
+    const std::int64_t tokens = std::max(part.source_token, part.destination_token) + part.units * part.unit_tokens;
+    const auto launch = [&](auto index) {
+      using Index = decltype(index);
+      copy_units<Index><<<blocks, dim3(kWarp, kWarps), 0, reinterpret_cast<cudaStream_t>(call.stream)>>>(
+          static_cast<const char*>(call.source), static_cast<char*>(call.destination), call.source_blocks,
+          call.destination_blocks, part, from_side, to_side, static_cast<Index>(tiles));
+    };
+    if (std::max({items, tokens, from.block_size, to.block_size}) <= std::numeric_limits<std::int32_t>::max()) {
+      launch(std::uint32_t{});
+    } else {
+      launch(std::uint64_t{});
+    }
     NANO_CUDA_CHECK(cudaGetLastError(), "relayout: ", part.bytes(), " bytes in runs of ", part.run, " on device ",
                     device);
     bytes += part.bytes();

@@ -20,13 +20,14 @@ CudaFlights::~CudaFlights() {
   for (CudaFlight& flight : flights_) flight.leave();
 }
 
-void CudaFlights::begin() {
-  flights_[last_++ % kFlights].begun = boot_ns();
+CudaFlight& CudaFlights::begin() {
+  CudaFlight& flight = flights_[last_++ % kFlights];
+  flight.begun = boot_ns();
+  return flight;
 }
 
-bool CudaFlights::launch(CudaFlight& flight, std::span<cuda::Copy> copies, const std::shared_ptr<PeerMemory>& source,
-                         const Memory& target) {
-  if (copies.empty()) return true;
+std::optional<cuda::DevicePointer> CudaFlights::board(CudaFlight& flight, const std::shared_ptr<PeerMemory>& source,
+                                                      const Memory& target) {
   cuda::ContextPtr context;
   cuda::DevicePointer base = 0;
   bool locked = false;
@@ -36,23 +37,42 @@ bool CudaFlights::launch(CudaFlight& flight, std::span<cuda::Copy> copies, const
     locked = source->on_host() ? source->page_lock(context) : target.on_device() || target.page_lock(context);
   } catch (const Error&) {
     source->set_readable(false);
-    return false;
+    return std::nullopt;
   }
-  for (cuda::Copy& copy : copies) copy.source += base;
-  flight.source = source;
   cuda::Copier& copier = copier_of(context);
   const bool inside = target.on_device() && source->on(context->uuid());
   const cuda::By by = inside ? cuda::By::kKernel : locked ? cuda::By::kEngines : cuda::By::kDriver;
-  copier.start(copies, by, static_cast<std::uint32_t>(&flight - flights_.data()));
+  if (copier_ != &copier || by_ != by) depart();
+  if (boarding_ == boarded_) boarding_ = last_ - 1;
+  boarded_ = last_;
+  copier_ = &copier;
+  by_ = by;
   flight.copier = &copier;
-  return true;
+  flight.source = source;
+  return base;
+}
+
+void CudaFlights::seated() {
+  // Each engine's batch by itself: they take long, and the calling thread none.
+  if (by_ != cuda::By::kKernel || bytes_ >= kTogetherBytes || copies_.size() >= kTogether) depart();
+}
+
+void CudaFlights::depart() {
+  if (boarding_ == boarded_) return;
+  // The last of them: it is the last whose number becomes free.
+  const std::uint32_t mark = (boarded_ - 1) % kFlights;
+  for (std::uint32_t at = boarding_; at != boarded_; ++at) flights_[at % kFlights].mark = mark;
+  boarding_ = boarded_;
+  copier_->start(copies_, by_, mark);
+  copies_.clear();
+  bytes_ = 0;
 }
 
 CudaFlight* CudaFlights::landed() {
   if (empty()) return nullptr;
   const std::uint32_t index = first_ % kFlights;
   CudaFlight& flight = flights_[index];
-  if (flight.copier && !flight.copier->done(index)) return nullptr;
+  if (flight.copier && !flight.copier->done(flight.mark)) return nullptr;
   flight.leave();
   return &flight;
 }

@@ -4,7 +4,7 @@
 #include <array>
 #include <map>
 #include <memory>
-#include <span>
+#include <optional>
 #include <vector>
 
 #include "cuda/copier.h"
@@ -22,6 +22,7 @@ struct CudaFlight {
   bool inside = false;             // its gates, until its copies are done
   std::int64_t begun = 0;          // CLOCK_BOOTTIME ns
   cuda::Copier* copier = nullptr;  // null: there is nothing to wait for
+  std::uint32_t mark = 0;          // the copier's, of all that departed together
   std::shared_ptr<PeerMemory> source;
 
   // Leaves its gates, if it is inside.
@@ -38,11 +39,19 @@ class CudaFlights {
 
   // A free one, unless all are out; it is under way from begin() on.
   CudaFlight& next() { return flights_[last_ % kFlights]; }
-  void begin();
-  // Starts the copies, whose sources are offsets in that memory; each copy's target lies in `target`. False: that
-  // memory cannot be read from here, now or ever.
-  bool launch(CudaFlight& flight, std::span<cuda::Copy> copies, const std::shared_ptr<PeerMemory>& source,
-              const Memory& target);
+  CudaFlight& begin();
+  // The flight begun last is going to carry() at least one copy. Where, for it, the source's memory begins. Empty: that
+  // cannot be read from here, now or ever.
+  std::optional<cuda::DevicePointer> board(CudaFlight& flight, const std::shared_ptr<PeerMemory>& source,
+                                           const Memory& target);
+  void carry(const cuda::Copy& copy) {
+    copies_.push_back(copy);
+    bytes_ += copy.bytes;
+  }
+  // All of its copies have been given. They start at the next depart(), at the latest.
+  void seated();
+  // Starts all copies that were given. Inside one GPU they are one launch, which costs as much as some megabytes.
+  void depart();
   // The oldest, if its copies are done: it is outside its gates then. Null: there is none.
   CudaFlight* landed();
   // It has been dealt with.
@@ -52,12 +61,21 @@ class CudaFlights {
 
  private:
   static constexpr std::uint32_t kFlights = 16;
+  // What departs together: enough to hide a launch, and not so much that the first waits long for the last.
+  static constexpr std::uint64_t kTogetherBytes = 32 << 20;
+  static constexpr std::size_t kTogether = 4096;  // copies
 
   cuda::Copier& copier_of(const cuda::ContextPtr& context);
 
   std::array<CudaFlight, kFlights> flights_;
   std::uint32_t first_ = 0, last_ = 0;  // modulo their number
   std::map<cuda::Device, std::unique_ptr<cuda::Copier>> copiers_;
+  // What has boarded since the last departure.
+  std::uint32_t boarding_ = 0, boarded_ = 0;  // its flights, modulo their number
+  cuda::Copier* copier_ = nullptr;
+  cuda::By by_ = cuda::By::kKernel;
+  std::vector<cuda::Copy> copies_;
+  std::uint64_t bytes_ = 0;
 };
 
 }  // namespace nano::transfer

@@ -3,14 +3,12 @@
 #include <sched.h>
 
 #include "base/error.h"
-#include "cuda/copy_pieces.h"
 #include "transfer/clock.h"
 
 namespace nano::transfer {
 namespace {
 
 constexpr std::uint64_t kChunkBytes = 64 << 20;  // of one descriptor, unless a single piece is larger
-static_assert(cuda::kMaxPieces <= kChunkPieces);
 // So long a copy is looked at without a pause, by the worker and by a thread that waits for it: the GPU moves some
 // gigabytes in that time, and waking a thread costs as much as some tens of megabytes.
 constexpr std::int64_t kPatience = 2'000'000;
@@ -21,7 +19,7 @@ constexpr std::int64_t kAlone = 5'000;  // of looking, before others are let on
 CudaPath::CudaPath(PathHost& host, bool spins)
     : host_(host),
       spins_(spins),
-      client_(host, *this, bell_, {cuda::kMaxPieces, kChunkBytes, Status::kUnmapped}),
+      client_(host, *this, bell_, {kChunkPieces, kChunkBytes, Status::kUnmapped}),
       server_(host, bell_) {}
 
 // --- our operations
@@ -61,7 +59,8 @@ void CudaPath::abandon(Op& op) {
 
 bool CudaPath::serve() {
   bool moved = land();
-  while (!flights_.full() && (take_write() || take_read())) moved = true;
+  moved |= take_writes();
+  moved |= take_reads();
   if (moved || flights_.empty() || !spins_) return moved;
   const std::int64_t age = boot_ns() - flights_.oldest();
   if (age > kAlone) sched_yield();
@@ -84,16 +83,18 @@ bool CudaPath::land() {
   return any;
 }
 
-bool CudaPath::take_write() {
-  CudaFlight& flight = flights_.next();
-  if (!server_.take(flight.task)) return false;
-  flights_.begin();
-  flight.write = true;
-  if (flight.task.status == Status::kOk) flight.task.status = start_write(flight);
-  return true;
+bool CudaPath::take_writes() {
+  bool any = false;
+  for (; !flights_.full() && server_.take(flights_.next().task); any = true) {
+    CudaFlight& flight = flights_.begin();
+    flight.write = true;
+    if (flight.task.status == Status::kOk) flight.task.status = prepare_write(flight);
+  }
+  if (any) flights_.depart();
+  return any;
 }
 
-Status CudaPath::start_write(CudaFlight& flight) {
+Status CudaPath::prepare_write(CudaFlight& flight) {
   LaneServer::Task& task = flight.task;
   const auto source = memories_.find(task.memory);
   const bool known = source != memories_.end() && source->second->readable();
@@ -103,46 +104,58 @@ Status CudaPath::start_write(CudaFlight& flight) {
   // Left when the copies are done, which takes milliseconds.
   if (!landing.enter()) return task.tag != 0 ? Status::kUnknownTag : Status::kUnknownRegion;
   flight.inside = true;
-  copies_.clear();
+  std::optional<cuda::DevicePointer> base;
   for (std::uint32_t i = 0; i < landing.count(); ++i) {
     for (std::uint64_t offset = 0; offset < landing.size(i);) {
       const Intake::Span span = landing.span(i, offset);
       if (span.target) {
-        copies_.push_back({reinterpret_cast<cuda::DevicePointer>(span.target), server_.source(i) + offset,
-                           static_cast<std::size_t>(span.bytes)});
+        if (!base) base = flights_.board(flight, source->second, *landing.region()->memory);
+        if (!base) return Status::kUnmapped;
+        flights_.carry({reinterpret_cast<cuda::DevicePointer>(span.target), *base + server_.source(i) + offset,
+                        static_cast<std::size_t>(span.bytes)});
       }
       offset += span.bytes;
     }
   }
-  return flights_.launch(flight, copies_, source->second, *landing.region()->memory) ? Status::kOk : Status::kUnmapped;
+  if (base) flights_.seated();
+  return Status::kOk;
 }
 
-bool CudaPath::take_read() {
-  if (!client_.reading()) return false;
+bool CudaPath::take_reads() {
+  if (flights_.full() || !client_.reading()) return false;
   Finished finished;
   std::lock_guard lock(host_.mutex());
-  const auto chunk = client_.next(cuda::kMaxPieces);
-  if (!chunk) return false;
-  const OpPtr& op = chunk->op;
+  bool any = false;
+  while (!flights_.full()) {
+    const auto chunk = client_.next(kChunkPieces);
+    if (!chunk) break;
+    prepare_read(*chunk, finished);
+    any = true;
+  }
+  if (any) flights_.depart();
+  return any;
+}
+
+void CudaPath::prepare_read(const LaneClient::Chunk& chunk, Finished& finished) {
+  const OpPtr& op = chunk.op;
   const auto remote = regions_.find(op->remote_key);
   if (remote == regions_.end() || !op->local->gate.enter()) {
-    host_.refuse(op, remote == regions_.end() ? Status::kUnknownRegion : Status::kWithdrawn, chunk->first, 0, finished);
-    return true;
+    host_.refuse(op, remote == regions_.end() ? Status::kUnknownRegion : Status::kWithdrawn, chunk.first, 0, finished);
+    return;
   }
-  CudaFlight& flight = flights_.next();
-  flights_.begin();
+  CudaFlight& flight = flights_.begin();
   flight.write = false;
-  flight.chunk = *chunk;
+  flight.chunk = chunk;
   flight.inside = true;
-  copies_.clear();
-  for (const Piece& piece : op->pieces.subspan(chunk->first, chunk->count)) {
-    copies_.push_back({reinterpret_cast<cuda::DevicePointer>(op->local->data() + piece.local),
-                       remote->second.base + piece.remote, static_cast<std::size_t>(op->bytes_of(piece))});
+  const auto base = flights_.board(flight, remote->second.memory, *op->local->memory);
+  flight.status = base ? Status::kOk : Status::kUnmapped;
+  if (!base) return;
+  reader_ = flight.copier;
+  for (const Piece& piece : op->pieces.subspan(chunk.first, chunk.count)) {
+    flights_.carry({reinterpret_cast<cuda::DevicePointer>(op->local->data() + piece.local),
+                    *base + remote->second.base + piece.remote, static_cast<std::size_t>(op->bytes_of(piece))});
   }
-  const bool launched = flights_.launch(flight, copies_, remote->second.memory, *op->local->memory);
-  flight.status = launched ? Status::kOk : Status::kUnmapped;
-  if (flight.copier) reader_ = flight.copier;
-  return true;
+  flights_.seated();
 }
 
 bool CudaPath::arm() {

@@ -55,9 +55,10 @@ class CudaPath final : public Path {
 
   void open_lane();
   bool land();
-  bool take_write();
-  Status start_write(CudaFlight& flight);
-  bool take_read();
+  bool take_writes();
+  Status prepare_write(CudaFlight& flight);
+  bool take_reads();
+  void prepare_read(const LaneClient::Chunk& chunk, Finished& finished);
 
   PathHost& host_;
   const bool spins_;
@@ -76,7 +77,6 @@ class CudaPath final : public Path {
 
   // The worker alone.
   std::unordered_map<std::uint32_t, std::shared_ptr<PeerMemory>> memories_;
-  std::vector<cuda::Copy> copies_;
   CudaFlights flights_;
 };
 

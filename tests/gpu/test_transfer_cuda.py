@@ -7,24 +7,31 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from cuda_peer import SIZE, Peer, make_region, pattern, tensor  # noqa: E402
+from cuda_peer import (  # noqa: E402
+    PIECE,
+    SIZE,
+    Endpoint,
+    Peer,
+    kill_the_exporter,
+    make_region,
+    moved,
+    opened,
+    pattern,
+    places,
+    tensor,
+)  # fmt: skip
 
 from nano._core import counters  # noqa: E402
 from nano.errors import Closed, DeadlineExceeded, InvalidInput, PeerLost, Refused, SystemFault  # noqa: E402
-from nano.transfer import Endpoint as AnyEndpoint  # noqa: E402
 
 pytestmark = pytest.mark.gpu
 
-Endpoint = partial(AnyEndpoint, transports=["cuda_ipc", "shm", "cma", "tcp"])
-PIECE = 48 << 10
 PAIRS = [
     ("device", "device"), ("torch", "device"), ("device", "torch"), ("cupy", "torch"), ("device", "host"),
     ("host", "device"), ("numpy", "device"), ("device", "numpy"), ("torch", "host"), ("host", "torch"),
@@ -48,29 +55,10 @@ def doomed() -> Iterator[Peer]:
     child.end()
 
 
-@contextmanager
-def opened(child: Peer, kind: str, seed: int | None = None, transports: list[str] | None = None) -> Iterator[bytes]:
-    """The descriptor of an endpoint there, with a region "far"."""
-    yield child.ask("open", kind, seed, transports)
-    if child.process.is_alive():
-        child.ask("close")
-
-
 def freeze(child: Peer) -> None:
     """Returns when every thread there has stopped."""
     os.kill(child.process.pid, signal.SIGSTOP)
     os.waitpid(child.process.pid, os.WUNTRACED)
-
-
-def places(count: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).permutation(SIZE // PIECE)[:count].astype(np.int64) * PIECE
-
-
-def moved(source: np.ndarray, src: np.ndarray, dst: np.ndarray) -> np.ndarray:
-    out = np.zeros(SIZE, np.uint8)
-    for s, d in zip(src, dst, strict=True):
-        out[d : d + PIECE] = source[s : s + PIECE]
-    return out
 
 
 @pytest.mark.parametrize(("near", "far"), PAIRS)
@@ -193,32 +181,6 @@ def test_a_region_closes_while_its_bytes_are_on_their_way(other: Peer) -> None:
 
 
 # --- one of the two dies or freezes
-
-
-def kill_the_exporter(child: Peer, kind: str) -> None:
-    """kill -9 while its memory is being pulled: an event, no hang, and memory here that is what it was."""
-    count = 4000
-    with Endpoint("parent") as endpoint:
-        near, bystander = make_region(endpoint, "device", "near"), make_region(endpoint, "device", "other", seed=3)
-        for i in range(count):
-            endpoint.expect(100 + i, near, [0], SIZE)
-        child.ask("open", kind, 1, None)
-        pid = child.ask("flood", endpoint.descriptor(), "near", count)
-        deadline = time.monotonic() + 10
-        while endpoint.missing(100).size and time.monotonic() < deadline:
-            pass
-        os.kill(pid, signal.SIGKILL)
-        lost = False
-        while not lost and time.monotonic() < deadline:
-            lost = any(event.kind == "lost" for event in endpoint.poll())
-        assert lost
-        for i in range(count):
-            endpoint.forget(100 + i)
-        np.testing.assert_array_equal(tensor(near).cpu().numpy(), pattern(1).numpy())
-        np.testing.assert_array_equal(tensor(bystander).cpu().numpy(), pattern(3).numpy())
-        del near, bystander
-    x = torch.randn(512, 512, device="cuda")
-    assert torch.allclose(x @ torch.eye(512, device="cuda"), x, atol=1e-2)
 
 
 def test_an_exporter_killed_in_the_middle_of_a_pull_harms_nobody(doomed: Peer) -> None:
