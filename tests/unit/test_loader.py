@@ -51,7 +51,8 @@ def test_shards_spans_dtypes_and_slices_do_not_matter(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path_factory.mktemp("checkpoint")
-    monkeypatch.setattr(loader, "SPAN_BYTES", data.draw(st.sampled_from([1, 64, 1000, 1 << 20])))
+    monkeypatch.setattr(loader, "PIECE_BYTES", data.draw(st.sampled_from([4096, 8192, 1 << 20])))
+    monkeypatch.setattr(loader, "STAGING_BYTES", data.draw(st.sampled_from([1, 64, 1000, 1 << 20])))
     targets, expected, shards = {}, {}, data.draw(st.integers(1, 3))
     for shard in range(shards):
         tensors = {}
