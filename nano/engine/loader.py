@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -60,12 +60,6 @@ def load(
         raise InvalidInput(f"load: expected targets on one device, got {sorted(map(str, devices))}")
     device = devices.pop()
     total = sum(entry.nbytes for entry in wanted.values())
-    begun = 0  # bytes of what has been brought before
-
-    def told(done: int) -> None:
-        if progress is not None:
-            progress("weights", begun + done, total)
-
     straight: list[_Rows] = []
     others: list[_Rows] = []
     for name, entry in wanted.items():
@@ -74,13 +68,27 @@ def load(
             straight.append(_Rows(entry.file, entry.offset, entry.nbytes, dtype, target))
         else:
             others += _rows(entry, target)
-    for staged in list(_batches(others)) or [[]]:
-        staging = _Staging(device, staged)
-        _bring([*straight, *staging.rows], device, told)
-        staging.convert()
-        begun += sum(rows.nbytes for rows in [*straight, *staged])
-        straight = []
-    told(0)
+    loadings = [_start(straight, device)]
+
+    def wait(loading: Loading) -> None:
+        while not loading.wait(PROGRESS_SECONDS):
+            told()
+
+    def told() -> None:
+        if progress is not None:
+            progress("weights", sum(loading.done for loading in loadings), total)
+
+    try:
+        for batch in _batches(others):
+            staging = _Staging(device, batch)
+            loadings.append(_start(staging.rows, device))
+            wait(loadings[-1])
+            staging.convert()
+        wait(loadings[0])
+        told()
+    finally:
+        for loading in loadings:
+            loading.close()
 
 
 def _match(checkpoint: Checkpoint, targets: Mapping[str, torch.Tensor]) -> dict[str, Entry]:
@@ -107,14 +115,16 @@ def _match(checkpoint: Checkpoint, targets: Mapping[str, torch.Tensor]) -> dict[
 
 
 def _rows(entry: Entry, target: torch.Tensor) -> Iterator[_Rows]:
-    """A tensor in runs of whole rows of about STAGING_BYTES (one row at least)."""
+    """A tensor, in runs of whole rows of about STAGING_BYTES (one row at least) when it is larger."""
     dtype = DTYPES[entry.dtype]
-    target = target if target.ndim else target.view(1)
-    row_bytes = entry.nbytes // max(target.shape[0], 1)
-    step = max(STAGING_BYTES // max(row_bytes, 1), 1)
-    for row in range(0, target.shape[0], step):
-        to = target[row : row + step]
-        yield _Rows(entry.file, entry.offset + row * row_bytes, to.shape[0] * row_bytes, dtype, to)
+    if entry.nbytes <= STAGING_BYTES or target.ndim == 0:
+        yield _Rows(entry.file, entry.offset, entry.nbytes, dtype, target)
+        return
+    row_bytes = entry.nbytes // target.shape[0]
+    for to in torch.split(target, max(STAGING_BYTES // row_bytes, 1)):
+        nbytes = to.shape[0] * row_bytes
+        yield _Rows(entry.file, entry.offset, nbytes, dtype, to)
+        entry = replace(entry, offset=entry.offset + nbytes)
 
 
 def _batches(rows: list[_Rows]) -> Iterator[list[_Rows]]:
@@ -136,29 +146,29 @@ class _Staging:
 
     def __init__(self, device: torch.device, rows: list[_Rows]) -> None:
         self._targets = [one.to for one in rows]
-        memory: dict[torch.dtype, torch.Tensor] = {}
-        for dtype in {one.dtype for one in rows}:
-            memory[dtype] = torch.empty(
-                sum(one.to.numel() for one in rows if one.dtype == dtype), dtype=dtype, device=device
-            )
-        self.rows: list[_Rows] = []
-        begin = dict.fromkeys(memory, 0)
+        sizes: dict[torch.dtype, list[int]] = {}
         for one in rows:
-            flat = memory[one.dtype][begin[one.dtype] : begin[one.dtype] + one.to.numel()]
-            begin[one.dtype] += one.to.numel()
-            self.rows.append(_Rows(one.file, one.offset, one.nbytes, one.dtype, flat.view(one.to.shape)))
+            sizes.setdefault(one.dtype, []).append(one.to.numel())
+        parts = {
+            dtype: iter(torch.empty(sum(counts), dtype=dtype, device=device).split_with_sizes(counts))
+            for dtype, counts in sizes.items()
+        }
+        self.rows = [
+            _Rows(one.file, one.offset, one.nbytes, one.dtype, next(parts[one.dtype]).view(one.to.shape))
+            for one in rows
+        ]
 
     def convert(self) -> None:
         for target, staged in zip(self._targets, self.rows, strict=True):
             target.copy_(staged.to, non_blocking=True)
 
 
-def _bring(rows: list[_Rows], device: torch.device, told: Callable[[int], None]) -> None:
-    """Reads rows into the memory of their targets, contiguous and of the file's dtype, and returns when it is there."""
+def _start(rows: list[_Rows], device: torch.device) -> Loading:
+    """Begins to read rows into the memory of their targets, contiguous and of the file's dtype."""
     files = {file: index for index, file in enumerate(sorted({one.file for one in rows}))}
     if device.type == "cuda":
-        torch.cuda.current_stream(device).synchronize()  # the targets may still be being made
-    loading = Loading(
+        torch.cuda.current_stream(device).synchronize()  # whatever was to be done with that memory is done
+    return Loading(
         [os.fspath(file) for file in files],
         [(files[one.file], one.offset, one.nbytes, one.to.data_ptr()) for one in rows],
         device=device.index if device.type == "cuda" else None,
@@ -167,11 +177,6 @@ def _bring(rows: list[_Rows], device: torch.device, told: Callable[[int], None])
         slots=SLOTS,
         huge=HUGE,
     )
-    try:
-        while not loading.wait(PROGRESS_SECONDS):
-            told(loading.done)
-    finally:
-        loading.close()
 
 
 def dummy(targets: Mapping[str, torch.Tensor], seed: int = 0) -> None:
