@@ -34,18 +34,29 @@ Lane::Lane(cuda::ContextPtr context, std::size_t slots, std::size_t slot_bytes, 
     pinned_ = cuda::pin(context_, memory_.get(), slots * slot_bytes, false);
   }
   if (!pinned_) memory_ = cuda::allocate_pinned(context_, slots * slot_bytes);
-  NANO_DRIVER_CHECK(driver_.stream_create(&stream_, cuda::kNonBlocking, 0), "loading to cuda:", context_->device(),
-                    ": stream");
-  for (cuda::Event& event : events_) {
-    NANO_DRIVER_CHECK(driver_.event_create(&event, cuda::kEventDisableTiming | cuda::kEventBlocking),
-                      "loading to cuda:", context_->device(), ": event");
+  try {
+    NANO_DRIVER_CHECK(driver_.stream_create(&stream_, cuda::kNonBlocking, 0), "loading to cuda:", context_->device(),
+                      ": stream");
+    for (cuda::Event& event : events_) {
+      NANO_DRIVER_CHECK(driver_.event_create(&event, cuda::kEventDisableTiming | cuda::kEventBlocking),
+                        "loading to cuda:", context_->device(), ": event");
+    }
+  } catch (...) {
+    release();
+    throw;
   }
 }
 
 Lane::~Lane() {
-  driver_.stream_synchronize(stream_);
-  for (const cuda::Event event : events_) driver_.event_destroy(event);
-  driver_.stream_destroy(stream_);
+  release();
+}
+
+void Lane::release() {
+  if (stream_) driver_.stream_synchronize(stream_);
+  for (const cuda::Event event : events_) {
+    if (event) driver_.event_destroy(event);
+  }
+  if (stream_) driver_.stream_destroy(stream_);
 }
 
 std::byte* Lane::next() {

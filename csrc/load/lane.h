@@ -28,6 +28,8 @@ class Lane {
   void finish();
 
  private:
+  void release();
+
   const cuda::Driver& driver_;
   const cuda::ContextPtr context_;
   const std::size_t slot_bytes_;
