@@ -1,11 +1,11 @@
-# make serve | test | test-rdma | lint | sanitize | neon | bench. Each sets up what it needs in $(VENV) first; none needs root.
+# make serve | test | test-rdma | lint | sanitize | sanitize-gpu | neon | bench. Each sets up what it needs in $(VENV) first; none needs root.
 SHELL := /bin/sh
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= $(shell nproc)
 
-.PHONY: help serve test test-rdma lint sanitize neon bench wheel pythons clean
+.PHONY: help serve test test-rdma lint sanitize sanitize-gpu neon bench wheel pythons clean
 
 help:
 	@echo "make serve     build everything and serve the demo model on http://127.0.0.1:8080"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-rdma the RDMA tests, on this machine's device or in an emulated machine that has two"
 	@echo "make lint      ruff, mypy --strict, clang-format"
 	@echo "make sanitize  native tests under address, undefined-behaviour and thread sanitizers"
+	@echo "make sanitize-gpu  the GPU kernels under compute-sanitizer's memcheck and racecheck"
 	@echo "make neon      native code cross-compiled for Arm; its kernels' tests under qemu"
 	@echo "make bench     benchmarks, with ratios to their limits"
 	@echo "make wheel     wheels with and without CUDA kernels, and each extra in an environment of its own"
@@ -43,6 +44,9 @@ lint: $(STAMP)
 
 sanitize: $(STAMP)
 	sh scripts/sanitize.sh "$(BIN)" "$(JOBS)"
+
+sanitize-gpu: $(STAMP)
+	$(BIN)/python scripts/sanitize_gpu.py $(ARGS)
 
 neon: $(STAMP)
 	sh scripts/neon.sh "$(BIN)" "$(JOBS)"

@@ -1,6 +1,6 @@
 """Weights to the device: GB/s of a checkpoint from the page cache and from disk, and of made-up weights.
 
-    python bench/cuda/loading.py [--gib 6] [--directory /dev/shm] [--try 8x2,16x8]
+    python bench/cuda/loading.py [--gib 6] [--directory /dev/shm] [--try 8x2x3,16x8x2]
 
 The checkpoint, random bits in bf16, is written first, so it is in the page cache. Beside the loader, with as many
 threads: its reads into pinned memory with nothing copied (what the page cache gives), and copies of as many pinned
@@ -16,8 +16,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -25,6 +25,7 @@ import report
 import torch
 from safetensors.torch import load_file, save_file
 
+from nano._core.load import Loading
 from nano.engine import loader
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -79,45 +80,63 @@ class Checkpoint:
             os.close(descriptor)
 
 
-class Limits:
-    """The loader's threads and pinned buffers, with only one half of its work."""
+class Setting(NamedTuple):
+    threads: int
+    mib: int  # a piece
+    slots: int
 
-    def __init__(self) -> None:
-        self._readers, pinned = loader.READERS, DEVICE.type == "cuda"
-        self._buffers = [
-            torch.empty(loader.SPAN_BYTES, dtype=torch.uint8, pin_memory=pinned) for _ in range(self._readers)
+    @classmethod
+    def parse(cls, text: str) -> Setting:
+        return cls(*map(int, text.split("x")))
+
+    @classmethod
+    def default(cls) -> Setting:
+        return cls(loader.READERS, loader.PIECE_BYTES >> 20, loader.SLOTS)
+
+    def use(self) -> None:
+        loader.READERS, loader.PIECE_BYTES, loader.SLOTS = self.threads, self.mib << 20, self.slots
+
+    def __str__(self) -> str:
+        return f"{self.threads} threads, {self.slots} pieces of {self.mib} MiB each"
+
+
+class Limits:
+    """The loader's threads and as much pinned memory, with only one half of its work."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        self._bytes = setting.mib << 20
+        self._slots = [
+            torch.empty(self._bytes, dtype=torch.uint8, pin_memory=DEVICE.type == "cuda")
+            for _ in range(setting.threads * setting.slots)
         ]
 
     def read(self, files: list[Path]) -> None:
-        sizes = {file: os.path.getsize(file) for file in files}
-        spans = [(file, at) for file in files for at in range(0, sizes[file], loader.SPAN_BYTES)]
-        descriptors = {file: os.open(file, os.O_RDONLY) for file in files}
-
-        def read(part: int) -> None:
-            memory = self._buffers[part].numpy().data
-            for file, at in spans[part :: self._readers]:
-                wanted = min(sizes[file] - at, loader.SPAN_BYTES)
-                done = 0
-                while done < wanted:
-                    done += os.preadv(descriptors[file], [memory[done:wanted]], at + done)
-
-        with ThreadPoolExecutor(self._readers) as pool:
-            list(pool.map(read, range(self._readers)))
-        for descriptor in descriptors.values():
-            os.close(descriptor)
+        runs: list[tuple[int, int, int, int]] = []
+        for index, file in enumerate(files):
+            size = file.stat().st_size
+            for at in range(0, size, self._bytes):
+                to = self._slots[len(runs) % len(self._slots)].data_ptr()
+                runs.append((index, at, min(self._bytes, size - at), to))
+        loading = Loading(
+            list(map(str, files)), runs, device=None, threads=self._setting.threads, piece_bytes=self._bytes, slots=1
+        )
+        while not loading.wait(1.0):
+            pass
 
     def copy_rate(self) -> float:
-        """GB/s of a copy of each buffer on a stream of its own."""
-        targets = [torch.empty_like(buffer, device=DEVICE) for buffer in self._buffers]
-        streams = [torch.cuda.Stream() for _ in targets]
+        """GB/s of copies of the slots, on a stream a thread."""
+        targets = [torch.empty_like(slot, device=DEVICE) for slot in self._slots]
+        streams = [torch.cuda.Stream() for _ in range(self._setting.threads)]
+        rounds = -(-(1 << 30) // (len(targets) * self._bytes))
 
         def copy() -> None:
-            for _ in range(8):
-                for target, buffer, stream in zip(targets, self._buffers, streams, strict=True):
-                    with torch.cuda.stream(stream):
-                        target.copy_(buffer, non_blocking=True)
+            for _ in range(rounds):
+                for i, (target, slot) in enumerate(zip(targets, self._slots, strict=True)):
+                    with torch.cuda.stream(streams[i % len(streams)]):
+                        target.copy_(slot, non_blocking=True)
 
-        return 8 * self._readers * loader.SPAN_BYTES / 1e9 / best_seconds(copy)
+        return rounds * len(targets) * self._bytes / 1e9 / best_seconds(copy)
 
 
 def dummies(checkpoint: Checkpoint) -> list[list[object]]:
@@ -136,13 +155,16 @@ def main() -> None:
     parser.add_argument("--gib", type=float, default=6.0)
     parser.add_argument("--directory", type=Path, default=None)
     parser.add_argument(
-        "--try", dest="others", default="4x8,16x8,8x2,16x2", help="threads x MiB a span, beside its own"
+        "--try",
+        dest="others",
+        default="4x2x3,16x2x3,8x8x2",
+        help="threads x MiB a piece x pieces a thread, beside its own",
     )
     args = parser.parse_args()
     count = max(int(args.gib * 2**30) // (ROWS * COLUMNS * 2), SHARDS)
     where = torch.cuda.get_device_name() if DEVICE.type == "cuda" else "cpu"
-    own = loader.READERS, loader.SPAN_BYTES >> 20
-    others = [tuple(map(int, one.split("x"))) for one in args.others.split(",") if one]
+    own = Setting.default()
+    others = [Setting.parse(one) for one in args.others.split(",") if one]
     rows = []
     with tempfile.TemporaryDirectory(dir=args.directory) as folder:
         written = time.perf_counter()
@@ -153,22 +175,22 @@ def main() -> None:
         print(f"{gb:.1f} GB in {SHARDS} files, written in {written:.1f} s")
         first = checkpoint.load()
         print(f"first load of the process: {first:.2f} s, {gb / first:.1f} GB/s", flush=True)
-        for readers, mib in [own, *others]:
-            loader.READERS, loader.SPAN_BYTES = readers, mib << 20
-            limits = Limits()
+        for setting in [own, *others]:
+            setting.use()
+            limits = Limits(setting)
             reads = gb / best_seconds(lambda limits=limits: limits.read(checkpoint.files))  # type: ignore[misc]
             bus = limits.copy_rate() if DEVICE.type == "cuda" else float("inf")
             loads = gb / min(checkpoint.load() for _ in range(3))
-            name = f"page cache, {readers} threads, {mib} MiB" + ", as it is" * ((readers, mib) == own)
-            rows.append([name, reads, bus, loads, loads / min(reads, bus)])
-        loader.READERS, loader.SPAN_BYTES = own[0], own[1] << 20
-        limits = Limits()
+            name = f"page cache, {setting}" + ", as it is" * (setting == own)
+            rows.append([name, loads, reads, bus, loads / min(reads, bus)])
+        own.use()
+        limits = Limits(own)
         checkpoint.forget_pages()
         reads = gb / seconds(lambda: limits.read(checkpoint.files))
         checkpoint.forget_pages()
         loads = gb / checkpoint.load()
-        rows.append(["disk, as it is", reads, "", loads, loads / reads])
-        columns = ["GB/s", "reads alone", "pinned copies alone", "loader.load", "of the smaller"]
+        rows.append(["disk, as it is", loads, reads, "", loads / reads])
+        columns = ["", "loader.load, GB/s", "reads alone", "pinned copies alone", "of the smaller"]
         report.table("a checkpoint", columns, rows)
         one = gb / best_seconds(lambda: [load_file(file, device=str(DEVICE)) for file in checkpoint.files], 2)
     report.table("beside it", ["", "GB/s"], [["safetensors load_file", one], *dummies(checkpoint)])

@@ -18,6 +18,7 @@ void bind_kv_copy(py::module_ m);
 void bind_sched(py::module_ m);
 void bind_cpu_linear(py::module_ m);
 void bind_cpu_ops(py::module_ m);
+void bind_load(py::module_ m);
 void bind_transfer(py::module_ m);
 void bind_transfer_descriptor(py::module_ m);
 

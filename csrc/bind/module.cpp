@@ -12,6 +12,7 @@ PYBIND11_MODULE(_core, m) {
   auto cpu = m.def_submodule("cpu", "CPU kernels");
   nano::bind_cpu_linear(cpu);
   nano::bind_cpu_ops(cpu);
+  nano::bind_load(m.def_submodule("load", "Files into memory"));
   auto transfer = m.def_submodule("transfer", "Memory transfer between processes");
   nano::bind_transfer(transfer);
   nano::bind_transfer_descriptor(transfer);

@@ -78,6 +78,7 @@ inline constexpr int kPointerMemoryType = 2, kPointerOrdinal = 9, kPointerLegacy
 inline constexpr unsigned int kMemoryTypeDevice = 2;
 inline constexpr unsigned int kNonBlocking = 1;         // a stream that does not wait for the default stream
 inline constexpr unsigned int kEventDisableTiming = 2;  // cheaper to record
+inline constexpr unsigned int kEventBlocking = 1;       // who waits for it sleeps
 inline constexpr unsigned int kHostPortable = 1, kHostReadOnly = 8;
 inline constexpr unsigned int kLazyPeerAccess = 1;
 inline constexpr int kDmaBuf = 1;
@@ -136,6 +137,7 @@ inline constexpr int kGranularityRecommended = 1;
   X(event_destroy, cuEventDestroy_v2, (Event))                                                                   \
   X(event_record, cuEventRecord, (Event, Stream))                                                                \
   X(event_query, cuEventQuery, (Event))                                                                          \
+  X(event_synchronize, cuEventSynchronize, (Event))                                                              \
   X(fill, cuMemsetD8Async, (DevicePointer, unsigned char, std::size_t, Stream))                                  \
   X(copy, cuMemcpyAsync, (DevicePointer, DevicePointer, std::size_t, Stream))
 

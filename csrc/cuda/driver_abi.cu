@@ -59,6 +59,7 @@ static_assert(kPointerMemoryType == static_cast<int>(CU_POINTER_ATTRIBUTE_MEMORY
               kMemoryTypeDevice == static_cast<unsigned>(CU_MEMORYTYPE_DEVICE));
 static_assert(kNonBlocking == static_cast<unsigned>(CU_STREAM_NON_BLOCKING) &&
               kEventDisableTiming == static_cast<unsigned>(CU_EVENT_DISABLE_TIMING) &&
+              kEventBlocking == static_cast<unsigned>(CU_EVENT_BLOCKING_SYNC) &&
               kHostPortable == CU_MEMHOSTREGISTER_PORTABLE && kHostReadOnly == CU_MEMHOSTREGISTER_READ_ONLY &&
               kCaptureRelaxed == static_cast<int>(CU_STREAM_CAPTURE_MODE_RELAXED) &&
               kDmaBuf == static_cast<int>(CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD));

@@ -1,5 +1,6 @@
 from . import cpu as cpu
 from . import kv as kv
+from . import load as load
 from . import sched as sched
 from . import transfer as transfer
 

@@ -1,25 +1,28 @@
 """Weights into a model: read in parallel from a checkpoint, or made up.
 
-A file is cut into spans of whole rows. Each reader thread has two buffers, pinned when the weights go to a GPU: while
-one is on its way up, the next span is read into the other, so that disk and bus are busy at once.
+Tensors go from the file to their places; those that are converted, or whose places are no single run of memory, are
+first brought to staging memory of the same device.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from nano._core.load import Loading
 from nano.engine.checkpoint import Checkpoint, Entry
 from nano.errors import InvalidInput
 
-SPAN_BYTES = 8 << 20
 READERS = 8
+PIECE_BYTES = 2 << 20
+SLOTS = 3
+HUGE = True
+STAGING_BYTES = 256 << 20
+PROGRESS_SECONDS = 0.1
 DTYPES = {
     "F32": torch.float32,
     "F16": torch.float16,
@@ -32,21 +35,14 @@ FP8_SPREAD = 0.598  # of float8_e4m3fn bit patterns without the exponent's top b
 
 
 @dataclass(frozen=True)
-class _Piece:
-    offset: int  # in its file
-    nbytes: int
-    dtype: torch.dtype
-    to: torch.Tensor  # the rows that these bytes are
-
-
-@dataclass
-class _Span:
-    """Pieces that lie one after the other in a file."""
+class _Rows:
+    """Rows of a tensor in a file, and the rows of its target."""
 
     file: Path
     offset: int
-    nbytes: int = 0
-    pieces: list[_Piece] = field(default_factory=list)
+    nbytes: int
+    dtype: torch.dtype
+    to: torch.Tensor
 
 
 def load(
@@ -59,12 +55,40 @@ def load(
     of another shape, or of a dtype that is not converted.
     """
     wanted = _match(Checkpoint(directory), targets)
+    devices = {targets[name].device for name in wanted}
+    if len(devices) != 1:
+        raise InvalidInput(f"load: expected targets on one device, got {sorted(map(str, devices))}")
+    device = devices.pop()
     total = sum(entry.nbytes for entry in wanted.values())
-    done = 0
-    for nbytes in _read(list(_spans([(entry, targets[name]) for name, entry in wanted.items()]))):
-        done += nbytes
+    straight: list[_Rows] = []
+    others: list[_Rows] = []
+    for name, entry in wanted.items():
+        target, dtype = targets[name], DTYPES[entry.dtype]
+        if target.dtype == dtype and target.is_contiguous():
+            straight.append(_Rows(entry.file, entry.offset, entry.nbytes, dtype, target))
+        else:
+            others += _rows(entry, target)
+    loadings = [_start(straight, device)]
+
+    def wait(loading: Loading) -> None:
+        while not loading.wait(PROGRESS_SECONDS):
+            told()
+
+    def told() -> None:
         if progress is not None:
-            progress("weights", done, total)
+            progress("weights", sum(loading.done for loading in loadings), total)
+
+    try:
+        for batch in _batches(others):
+            staging = _Staging(device, batch)
+            loadings.append(_start(staging.rows, device))
+            wait(loadings[-1])
+            staging.convert()
+        wait(loadings[0])
+        told()
+    finally:
+        for loading in loadings:
+            loading.close()
 
 
 def _match(checkpoint: Checkpoint, targets: Mapping[str, torch.Tensor]) -> dict[str, Entry]:
@@ -90,117 +114,69 @@ def _match(checkpoint: Checkpoint, targets: Mapping[str, torch.Tensor]) -> dict[
     return wanted
 
 
-def _spans(places: list[tuple[Entry, torch.Tensor]]) -> Iterator[_Span]:
-    span: _Span | None = None
-    for entry, view in sorted(places, key=lambda place: (place[0].file, place[0].offset)):
-        for piece in _pieces(entry, view):
-            if span is not None and (
-                span.file != entry.file
-                or span.offset + span.nbytes != piece.offset
-                or span.nbytes + piece.nbytes > SPAN_BYTES
-                or span.nbytes % piece.dtype.itemsize
-            ):
-                yield span
-                span = None
-            if span is None:
-                span = _Span(entry.file, piece.offset)
-            span.pieces.append(piece)
-            span.nbytes += piece.nbytes
-    if span is not None:
-        yield span
-
-
-def _pieces(entry: Entry, view: torch.Tensor) -> Iterator[_Piece]:
-    """A tensor in runs of whole rows of about SPAN_BYTES (one row at least)."""
+def _rows(entry: Entry, target: torch.Tensor) -> Iterator[_Rows]:
+    """A tensor, in runs of whole rows of about STAGING_BYTES (one row at least) when it is larger."""
     dtype = DTYPES[entry.dtype]
-    view = view if view.ndim else view.view(1)
-    rows = view.shape[0]
-    row_bytes = entry.nbytes // max(rows, 1)
-    step = max(SPAN_BYTES // max(row_bytes, 1), 1)
-    for row in range(0, rows, step):
-        to = view[row : row + step]
-        yield _Piece(entry.offset + row * row_bytes, to.shape[0] * row_bytes, dtype, to)
+    if entry.nbytes <= STAGING_BYTES or target.ndim == 0:
+        yield _Rows(entry.file, entry.offset, entry.nbytes, dtype, target)
+        return
+    row_bytes = entry.nbytes // target.shape[0]
+    for to in torch.split(target, max(STAGING_BYTES // row_bytes, 1)):
+        nbytes = to.shape[0] * row_bytes
+        yield _Rows(entry.file, entry.offset, nbytes, dtype, to)
+        entry = replace(entry, offset=entry.offset + nbytes)
 
 
-class _Reader:
-    """One thread's two buffers and, for a GPU, its stream."""
-
-    def __init__(self, device: torch.device, nbytes: int) -> None:
-        self._device = device
-        self._stream: torch.cuda.Stream | None = None
-        self._events: list[torch.cuda.Event] = []
-        pinned = device.type == "cuda"
-        self._buffers = [torch.empty(nbytes, dtype=torch.uint8, pin_memory=pinned) for _ in range(2)]
-        self._memory = [buffer.numpy().data for buffer in self._buffers]
-        self._turn = 0
-        if pinned:
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-            self._stream.wait_stream(torch.cuda.current_stream(device))  # the targets may still be being made
-            self._events = [torch.cuda.Event() for _ in range(2)]  # type: ignore[no-untyped-call]
-
-    def move(self, file: int, span: _Span) -> int:
-        turn = self._turn = 1 - self._turn
-        if self._stream is not None:
-            self._events[turn].synchronize()
-        done = 0
-        while done < span.nbytes:
-            got = os.preadv(file, [self._memory[turn][done : span.nbytes]], span.offset + done)
-            if got == 0:
-                raise InvalidInput(f"{span.file}: ends at {span.offset + done}, before its tensors do")
-            done += got
-        if self._stream is None:
-            self._place(self._buffers[turn], span)
-        else:
-            with torch.cuda.stream(self._stream):
-                self._place(self._buffers[turn], span)
-                self._events[turn].record()
-        return span.nbytes
-
-    def _place(self, buffer: torch.Tensor, span: _Span) -> None:
-        for piece in span.pieces:
-            begin = piece.offset - span.offset
-            values = buffer[begin : begin + piece.nbytes].view(piece.dtype).view(piece.to.shape)
-            if self._stream is not None and (piece.dtype != piece.to.dtype or not piece.to.is_contiguous()):
-                values = values.to(self._device, non_blocking=True)  # converted there
-            piece.to.copy_(values, non_blocking=True)
-
-    def finish(self) -> None:
-        if self._stream is not None:
-            self._stream.synchronize()
+def _batches(rows: list[_Rows]) -> Iterator[list[_Rows]]:
+    """In the order of the files, as many at a time as fit in STAGING_BYTES (one at least)."""
+    batch: list[_Rows] = []
+    nbytes = 0
+    for one in sorted(rows, key=lambda rows: (rows.file, rows.offset)):
+        if batch and nbytes + one.nbytes > STAGING_BYTES:
+            yield batch
+            batch, nbytes = [], 0
+        batch.append(one)
+        nbytes += one.nbytes
+    if batch:
+        yield batch
 
 
-def _read(spans: list[_Span]) -> Iterator[int]:
-    """Moves every span; yields the bytes of each that is done."""
-    devices = {piece.to.device for span in spans for piece in span.pieces}
-    if len(devices) != 1:
-        raise InvalidInput(f"load: expected targets on one device, got {sorted(map(str, devices))}")
-    device = devices.pop()
-    nbytes = max(span.nbytes for span in spans)
-    files = {span.file: -1 for span in spans}
-    own = threading.local()
-    readers: list[_Reader] = []
+class _Staging:
+    """Memory for rows as they are in the file."""
 
-    def start() -> None:
-        own.reader = _Reader(device, nbytes)
-        readers.append(own.reader)
+    def __init__(self, device: torch.device, rows: list[_Rows]) -> None:
+        self._targets = [one.to for one in rows]
+        sizes: dict[torch.dtype, list[int]] = {}
+        for one in rows:
+            sizes.setdefault(one.dtype, []).append(one.to.numel())
+        parts = {
+            dtype: iter(torch.empty(sum(counts), dtype=dtype, device=device).split_with_sizes(counts))
+            for dtype, counts in sizes.items()
+        }
+        self.rows = [
+            _Rows(one.file, one.offset, one.nbytes, one.dtype, next(parts[one.dtype]).view(one.to.shape))
+            for one in rows
+        ]
 
-    def move(span: _Span) -> int:
-        reader: _Reader = own.reader
-        return reader.move(files[span.file], span)
+    def convert(self) -> None:
+        for target, staged in zip(self._targets, self.rows, strict=True):
+            target.copy_(staged.to, non_blocking=True)
 
-    pool = ThreadPoolExecutor(min(READERS, len(spans)), "nano-loader", start)
-    try:
-        for file in files:
-            files[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-        for moved in as_completed([pool.submit(move, span) for span in spans]):
-            yield moved.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        for reader in readers:
-            reader.finish()
-        for descriptor in files.values():
-            if descriptor >= 0:
-                os.close(descriptor)
+
+def _start(rows: list[_Rows], device: torch.device) -> Loading:
+    """Begins to read rows into the memory of their targets, contiguous and of the file's dtype."""
+    files = {file: index for index, file in enumerate(sorted({one.file for one in rows}))}
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()  # whatever was to be done with that memory is done
+    return Loading(
+        [os.fspath(file) for file in files],
+        [(files[one.file], one.offset, one.nbytes, one.to.data_ptr()) for one in rows],
+        device=device.index if device.type == "cuda" else None,
+        threads=READERS,
+        piece_bytes=PIECE_BYTES,
+        slots=SLOTS,
+        huge=HUGE,
+    )
 
 
 def dummy(targets: Mapping[str, torch.Tensor], seed: int = 0) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from nano.engine import loader
-from nano.engine.checkpoint import Checkpoint
+from nano.engine.checkpoint import Checkpoint, Entry
 from nano.errors import InvalidInput
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
@@ -51,7 +51,8 @@ def test_shards_spans_dtypes_and_slices_do_not_matter(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path_factory.mktemp("checkpoint")
-    monkeypatch.setattr(loader, "SPAN_BYTES", data.draw(st.sampled_from([1, 64, 1000, 1 << 20])))
+    monkeypatch.setattr(loader, "PIECE_BYTES", data.draw(st.sampled_from([4096, 8192, 1 << 20])))
+    monkeypatch.setattr(loader, "STAGING_BYTES", data.draw(st.sampled_from([1, 64, 1000, 1 << 20])))
     targets, expected, shards = {}, {}, data.draw(st.integers(1, 3))
     for shard in range(shards):
         tensors = {}
@@ -156,6 +157,26 @@ def test_a_reader_that_fails_ends_the_load_with_its_error(tmp_path: Path) -> Non
 
     with pytest.raises(RuntimeError, match="after"):
         loader.load(tmp_path, targets, cut)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_file_that_shrinks_while_it_is_read_is_named(
+    tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "model.safetensors"
+    tensors = {"w": torch.randn(512, 512)}
+    save_file(tensors, file)
+
+    def then_shrink(checkpoint: Checkpoint, targets: dict[str, torch.Tensor]) -> dict[str, Entry]:
+        found = match(checkpoint, targets)
+        with file.open("r+b") as opened:
+            opened.truncate(500_000)
+        return found
+
+    match = loader._match
+    monkeypatch.setattr(loader, "_match", then_shrink)
+    with pytest.raises(InvalidInput, match=r"model\.safetensors: ends at 500000"):
+        loader.load(tmp_path, empty_like(tensors, device))
 
 
 def test_dummy_weights_are_small_repeatable_and_fill_all(device: str) -> None:
