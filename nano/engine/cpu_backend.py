@@ -18,6 +18,8 @@ def build(plan: Plan, threads: int) -> Backend:
     config, layout = plan.config, plan.layout
     if config.load_format != "auto":
         raise InvalidInput(f"load_format: {config.load_format} needs a GPU; `nano.demo` makes random checkpoints")
+    if config.attention_backend != "auto":
+        raise InvalidInput(f"attention_backend: {config.attention_backend} needs a GPU")
     block_bytes = layout.block_bytes
     tokens = min(plan.max_model_len * config.max_num_seqs, max(DEFAULT_POOL_TOKENS, plan.max_model_len))
     usual = min(max(-(-tokens // layout.block_size), plan.longest), DEFAULT_POOL_BYTES // block_bytes)

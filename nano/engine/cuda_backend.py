@@ -7,9 +7,11 @@ import os
 import torch
 
 from nano.engine import cpu_backend, loader
+from nano.engine.attention_backends import AttentionBackends
 from nano.engine.backend import Backend, Plan
 from nano.engine.checked_runner import CheckedRunner
 from nano.engine.cuda_runner import DEPTH, CudaRunner, limits_of
+from nano.engine.kernels.flashinfer_attention import Shape
 from nano.engine.kv_memory import allocate_pool
 from nano.engine.models.qwen3 import Qwen3
 from nano.engine.ops.cpu import CpuOps
@@ -36,6 +38,9 @@ def build(plan: Plan, device: torch.device) -> Backend:
         loader.dummy(targets, seed=0)
     else:
         loader.load(plan.directory, targets, plan.progress)
+    model_heads = plan.model.num_heads, plan.model.num_kv_heads, plan.model.head_dim
+    shape = Shape(*model_heads, config.kvcache_block_size, plan.dtype)
+    ops.bind_attention(AttentionBackends(config.attention_backend, shape, plan.dtype, arrays, DEPTH, device))
     runner = CudaRunner(model, ops, arrays, config.cuda_graphs)
     ops.bind_pool(_shaped(plan, allocate_pool(None, 2 * layout.block_bytes, device).tensor))
     runner.dry_run()
@@ -43,9 +48,9 @@ def build(plan: Plan, device: torch.device) -> Backend:
     num_blocks = plan.blocks(_available(1.0, device), usual, LOWER)
     memory = allocate_pool(plan.endpoint, num_blocks * layout.block_bytes, device)
     ops.bind_pool(_shaped(plan, memory.tensor))
-    if config.check:
-        return Backend(model, _checked(plan, model, runner, num_blocks), memory, num_blocks)
-    return Backend(model, runner, memory, num_blocks)
+    checked = _checked(plan, model, runner, num_blocks) if config.check else None
+    ops.attention_backends.start()
+    return Backend(model, checked or runner, memory, num_blocks)
 
 
 def _checked(plan: Plan, model: Qwen3, runner: CudaRunner, num_blocks: int) -> CheckedRunner:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from nano.engine.kernels import activation, attention, linear, moe, norm, quantize, rope
+from nano.engine.attention_backends import AttentionBackends
+from nano.engine.kernels import activation, linear, moe, norm, quantize, rope
 from nano.engine.ops import AttentionShape, Buffer, Target
 from nano.engine.step_arrays import StepArrays
 from nano.errors import InvalidInput
@@ -68,9 +69,6 @@ class CudaOps:
         self.dtype = dtype
         self.device = device
         self.arrays = arrays
-        self._decode = False
-        self._seqs = 0
-        self._scratch: attention.DecodeScratch | None = None
         self._moe: moe.MoeScratch | None = None
 
     # --- memory
@@ -79,6 +77,9 @@ class CudaOps:
         """The KV pool, [blocks, layers, 2, kv_heads, block_size, head_dim], any strides but the last."""
         self._keys = [pool[:, layer, 0] for layer in range(pool.shape[1])]
         self._values = [pool[:, layer, 1] for layer in range(pool.shape[1])]
+
+    def bind_attention(self, backends: AttentionBackends) -> None:
+        self.attention_backends = backends
 
     def _empty(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         return torch.zeros(*shape, dtype=dtype or self.dtype, device=self.device)
@@ -155,7 +156,7 @@ class CudaOps:
 
     def begin(self, seqs: int, decode: bool) -> None:
         """The step's arrays have room for `seqs` sequences; decode: each of them has one query."""
-        self._seqs, self._decode = seqs, decode
+        self.attention_backends.current.begin(seqs, decode)
         self._residual.pending = True  # unless the step begins here: then `embed` says so
 
     def embed(self, weight: Weight, x: Buffer, n: int) -> None:
@@ -240,20 +241,9 @@ class CudaOps:
         )  # fmt: skip
 
     def attention(self, q: Buffer, out: Operand, layer: int, shape: AttentionShape, n: int) -> None:
-        arrays, s = self.arrays, self._seqs
         rows = q.tensor[:n].view(n, shape.heads, shape.head_dim)
         result = out.tensor[:n].view(n, shape.heads, shape.head_dim)
-        k, v, scale = self._keys[layer], self._values[layer], shape.head_dim**-0.5
-        if self._decode:
-            if self._scratch is None:
-                self._scratch = attention.DecodeScratch(arrays.limits.seqs, shape.heads, shape.head_dim, self.device)
-            attention.decode_attention(
-                rows, k, v, arrays.tables[:s], arrays.context_lens[:s], result, scale, self._scratch
-            )
-        else:
-            attention.prefill_attention(
-                rows, k, v, arrays.tables[:s], arrays.cu_query[: s + 1], arrays.context_lens[:s], result, scale
-            )
+        self.attention_backends.current.run(rows, self._keys[layer], self._values[layer], result, shape.head_dim**-0.5)
         values, scales = out.written(n, out.fp8 is not None)
         if scales is not None:
             quantize.quantize(out.tensor[:n], values, scales)

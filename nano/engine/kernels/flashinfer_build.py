@@ -1,0 +1,99 @@
+"""FlashInfer's modules, compiled by its own build in a process of its own: the serving process imports none of it.
+
+`python -m nano.engine.kernels.flashinfer_build bfloat16 128 fa2 fa3` compiles what is not in FlashInfer's cache (or in
+the package flashinfer-jit-cache) and prints the libraries' paths as JSON. Compiling takes minutes of several cores.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nano.errors import MissingExtra, SystemFault
+
+DEADLINE = 1200.0  # seconds
+VERSION = (0, 6)  # of FlashInfer: the arguments of its modules' functions are those of this one
+
+
+def require() -> None:
+    """Raises MissingExtra unless FlashInfer is installed, in a version whose modules' functions are known."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    if find_spec("flashinfer") is None or find_spec("tvm_ffi") is None:
+        raise MissingExtra("attention_backend: flashinfer is not installed: pip install 'nano-serve[flashinfer]'")
+    try:
+        found = version("flashinfer-python")
+    except PackageNotFoundError:
+        raise MissingExtra(
+            "attention_backend: flashinfer has no version: pip install 'nano-serve[flashinfer]'"
+        ) from None
+    if tuple(int(part) for part in found.split(".")[:2]) != VERSION:
+        wanted = ".".join(map(str, VERSION))
+        raise MissingExtra(f"attention_backend: expected flashinfer {wanted}, got {found}")
+
+
+class Build:
+    """Compilation under way."""
+
+    def __init__(self, dtype: torch.dtype, head_dim: int, modules: Iterable[str], capability: tuple[int, int]) -> None:
+        name = str(dtype).removeprefix("torch.")
+        major, minor = capability
+        environment = dict(os.environ)
+        environment.setdefault("FLASHINFER_CUDA_ARCH_LIST", f"{major}.{minor}{'a' if major >= 9 else ''}")
+        # Serving goes on meanwhile.
+        environment.setdefault("MAX_JOBS", str(max(1, len(os.sched_getaffinity(0)) // 2)))
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", __name__, name, str(head_dim), *modules],
+            env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,  # so that its compilers end with it
+        )  # fmt: skip
+
+    def wait(self, deadline: float = DEADLINE) -> dict[str, Any]:
+        """The loaded modules, by name, when they are compiled. Raises SystemFault with the compiler's last lines."""
+        try:
+            out, error = self._process.communicate(timeout=deadline)
+        except subprocess.TimeoutExpired:
+            self.cancel()
+            raise SystemFault(f"flashinfer: expected its build to end within {deadline:.0f} s") from None
+        if self._process.returncode:
+            raise SystemFault(f"flashinfer: its build ended with {self._process.returncode}: {error.strip()[-2000:]}")
+        import tvm_ffi
+
+        paths = json.loads(out.splitlines()[-1])
+        return {name: tvm_ffi.load_module(path) for name, path in paths.items()}
+
+    def cancel(self) -> None:
+        """Ends the build, if it is still under way, with the compilers that it started."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, 15)
+        self._process.wait(10)
+
+
+def build(dtype: torch.dtype, head_dim: int, modules: Iterable[str]) -> dict[str, Path]:
+    """Compiles and returns each module's library."""
+    from flashinfer.jit import build_jit_specs, gen_batch_prefill_module
+
+    kinds = (dtype, dtype, dtype, torch.int32, head_dim, head_dim)
+    # No positional encoding, sliding window, cap of logits or fp16 reduction.
+    specs = {name: gen_batch_prefill_module(name, *kinds, 0, False, False, False) for name in modules}
+    build_jit_specs(list(specs.values()))
+    return {name: spec.get_library_path() for name, spec in specs.items()}
+
+
+def main(arguments: list[str]) -> None:
+    dtype, head_dim, *modules = arguments
+    os.nice(10)
+    paths = build(getattr(torch, dtype), int(head_dim), modules)
+    print(json.dumps({name: str(path) for name, path in paths.items()}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
