@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,10 @@ class Build:
         major, minor = capability
         environment = dict(os.environ)
         environment.setdefault("FLASHINFER_CUDA_ARCH_LIST", f"{major}.{minor}{'a' if major >= 9 else ''}")
-        # Serving goes on meanwhile.
-        environment.setdefault("MAX_JOBS", str(max(1, len(os.sched_getaffinity(0)) // 2)))
+        modules = list(modules)
+        # Half of the CPUs in all: serving goes on meanwhile.
+        jobs = len(os.sched_getaffinity(0)) // (2 * max(1, len(modules)))
+        environment.setdefault("MAX_JOBS", str(max(1, jobs)))
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", __name__, name, str(head_dim), *modules],
             env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -79,12 +82,14 @@ class Build:
 
 def build(dtype: torch.dtype, head_dim: int, modules: Iterable[str]) -> dict[str, Path]:
     """Compiles and returns each module's library."""
-    from flashinfer.jit import build_jit_specs, gen_batch_prefill_module
+    from flashinfer.jit import gen_batch_prefill_module
 
     kinds = (dtype, dtype, dtype, torch.int32, head_dim, head_dim)
     # No positional encoding, sliding window, cap of logits or fp16 reduction.
     specs = {name: gen_batch_prefill_module(name, *kinds, 0, False, False, False) for name in modules}
-    build_jit_specs(list(specs.values()))
+    # One by one, as FlashInfer itself does it, so that the two find each other's work.
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda spec: spec.is_aot or spec.build(verbose=False), specs.values()))
     return {name: spec.get_library_path() for name, spec in specs.items()}
 
 
