@@ -82,8 +82,10 @@ def cell(value: Any) -> str:
     return str(value)
 
 
-def write_json(name: str, data: dict[str, Any]) -> None:
+def write_json(name: str, data: dict[str, Any]) -> Path:
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps({"machine": machine()} | data, indent=2))
-    print(f"\nwritten: {folder / f'{name}.json'}")
+    file = folder / f"{name}.json"
+    file.write_text(json.dumps({"machine": machine()} | data, indent=2))
+    print(f"\nwritten: {file}")
+    return file

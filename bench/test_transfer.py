@@ -83,7 +83,8 @@ def test_one_operation(benchmark: Any, capsys: pytest.CaptureFixture[str], trans
             "write, prepared": lambda: write.post().wait(),
             "write, fresh": lambda: peer.write(region, "kv", 4096, 8192, length).wait(),
         }
-        lines = []
+        seconds, limit = link.limit(1, length, rounds)
+        lines = [f"{transport} limit, 4 KiB by {limit} in Python: {seconds * 1e6:.2f} us"]
         for name, call in calls.items():
             for _ in range(100):
                 call()

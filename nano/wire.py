@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-VERSION = 2
+VERSION = 3
 
 Int32Array = npt.NDArray[np.int32]
 
@@ -145,7 +145,7 @@ class Prefill(msgspec.Struct, tag="prefill", frozen=True, array_like=True):
     token_ids: bytes
     sampling: Sampling
     descriptor: bytes  # the decode engine's transfer endpoint
-    layout: bytes  # KV layout digest; both sides must agree
+    layout: str  # KVLayout as text; both sides must agree
     first_block: int  # blocks that the decode engine has cached now; Grant has the last word
 
 
@@ -273,7 +273,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
     vocab_size: int
     block_size: int
     num_blocks: int
-    layout: str  # KV layout digest in hex; prefill and decode pair only when equal
+    layout: str  # KVLayout as text; prefill and decode pair only when equal
     max_num_seqs: int
     eos_token_ids: tuple[int, ...] = ()
     sampling_defaults: dict[str, float] = {}  # from generation_config.json: temperature, top_p, top_k

@@ -31,6 +31,16 @@ if not CUDA:
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
     interpreter._patch_lang_tensor = patch_tensor_index
+    convert_float = interpreter._convert_float
+
+    def round_to_fp8(values: Any, source: Any, target: Any, rounding: Any) -> Any:
+        """As hardware rounds to e4m3; the interpreter loses the carry of a mantissa that is rounded up."""
+        if target != tl.float8e4nv or source not in (tl.float16, tl.float32):
+            return convert_float(values, source, target, rounding)
+        nearest = torch.from_numpy(values.copy()).clamp(-448, 448).to(torch.float8_e4m3fn)
+        return nearest.view(torch.uint8).numpy()
+
+    interpreter._convert_float = round_to_fp8
 
 DEVICE = torch.device("cuda", 0) if CUDA else torch.device("cpu")
 # The interpreter's arithmetic knows no bf16.

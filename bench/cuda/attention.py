@@ -4,7 +4,8 @@
 
 Each answer is checked against float64 on some rows, then timed: layers of one block-major pool one after another in a
 CUDA graph, so that no call finds its cache in L2. Decode counts the bytes of K and V; prefill the products of causal
-attention.
+attention. The last table has the pool's two layouts side by side: a block with all its layers, or a layer with all its
+blocks, together.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import report
 import torch
 
-from nano.engine.kernels.attention import DecodeScratch, decode_attention, prefill_attention, rope_decode_attention
+from nano.engine.kernels.attention import DecodeScratch, decode_attention, prefill_attention
+from nano.engine.kernels.rope import qk_norm_rope_write
 
 DECODE = [(1, 128), (1, 1024), (1, 4096), (8, 1024), (32, 1024), (64, 2048), (256, 512), (256, 2048)]
+LAYOUTS = [(1, 4096, 1), (32, 1024, 1), (256, 2048, 1), (1, 4096, 4096), (16, 1024, 1024)]  # with queries
 PREFILL = [(1, 128), (1, 1024), (1, 4096), (16, 1024), (4, 4096)]
 
 
@@ -38,23 +41,29 @@ class Shape:
 class Step:
     """`sequences` of `context` positions in shuffled blocks, the last `queries` of each asked for."""
 
-    def __init__(self, shape: Shape, sequences: int, context: int, queries: int) -> None:
+    def __init__(self, shape: Shape, sequences: int, context: int, queries: int, layer_major: bool = False) -> None:
         blocks = -(-context // shape.block_size)
         layer = 2 * sequences * blocks * shape.kv_heads * shape.block_size * shape.head_dim
-        self.layers = max(1, min(36, (256 << 20) // layer))
+        self.layers = max(4, min(36, (256 << 20) // layer))
+        order = (self.layers, 2, sequences * blocks) if layer_major else (sequences * blocks, self.layers, 2)
         self.pool = torch.empty(
-            sequences * blocks, self.layers, 2, shape.kv_heads, shape.block_size, shape.head_dim,
-            dtype=torch.bfloat16, device="cuda",
-        ).normal_()  # fmt: skip
+            *order, shape.kv_heads, shape.block_size, shape.head_dim, dtype=torch.bfloat16, device="cuda"
+        ).normal_()
+        if layer_major:
+            self.pool = self.pool.permute(2, 0, 1, 3, 4, 5)
         self.tables = torch.randperm(sequences * blocks, device="cuda").view(sequences, blocks).int()
         self.lens = torch.full((sequences,), context, dtype=torch.int32, device="cuda")
         self.cu = torch.arange(sequences + 1, dtype=torch.int32, device="cuda") * queries
         self.q = torch.randn(sequences * queries, shape.heads, shape.head_dim, dtype=torch.bfloat16, device="cuda")
         self.qkv = torch.randn(
-            sequences, (shape.heads + 2 * shape.kv_heads) * shape.head_dim, dtype=torch.bfloat16, device="cuda"
+            len(self.q), (shape.heads + 2 * shape.kv_heads) * shape.head_dim, dtype=torch.bfloat16, device="cuda"
         )
         self.norm = torch.ones(shape.head_dim, device="cuda")
         self.rope = torch.randn(context, shape.head_dim, device="cuda")
+        positions = torch.arange(context - queries, context, device="cuda")
+        blocks_of = self.tables.long()[:, positions // shape.block_size]
+        self.slots = (blocks_of * shape.block_size + positions % shape.block_size).flatten()
+        self.positions = positions.int().repeat(sequences)
         self.out = torch.empty_like(self.q)
         self.scale = shape.head_dim**-0.5
         self.scratch = DecodeScratch(sequences, shape.heads, shape.head_dim, "cuda")
@@ -64,16 +73,15 @@ class Step:
         for k, v in self.views:
             decode_attention(self.q, k, v, self.tables, self.lens, self.out, self.scale, self.scratch)
 
-    def fused(self) -> None:
-        for k, v in self.views:
-            rope_decode_attention(
-                self.qkv, self.norm, self.norm, 1e-6, self.rope, k, v, self.tables, self.lens, self.out, self.scale,
-                self.scratch,
-            )  # fmt: skip
-
     def prefill(self) -> None:
         for k, v in self.views:
             prefill_attention(self.q, k, v, self.tables, self.cu, self.lens, self.out, self.scale)
+
+    def write(self) -> None:
+        for k, v in self.views:
+            qk_norm_rope_write(
+                self.qkv, self.norm, self.norm, 1e-6, self.rope, self.positions, self.slots, k, v, self.q
+            )
 
     def check(self) -> None:
         """The last layer's output, which is what stands in `out`: the last query of the last sequence."""
@@ -131,9 +139,8 @@ def main() -> None:
         step.decode()
         step.check()
         us = graph_us(step.decode, args.repeats) / step.layers
-        fused = graph_us(step.fused, args.repeats) / step.layers
         rate = 4 * sequences * context * shape.kv_heads * shape.head_dim / us / 1e6
-        decodes.append([f"{sequences} x {context}", us, fused, rate, f"{rate / copy:.2f}"])
+        decodes.append([f"{sequences} x {context}", us, rate, f"{rate / copy:.2f}"])
     prefills = []
     for sequences, context in PREFILL:
         step = Step(shape, sequences, context, context)
@@ -143,16 +150,34 @@ def main() -> None:
         rate = 2 * shape.heads * shape.head_dim * sequences * context * (context + 1) / us / 1e6
         prefills.append([f"{sequences} x {context}", us, rate, f"{rate / matmul:.2f}"])
 
+    both = []
+    for sequences, context, queries in LAYOUTS:
+        times: list[float] = []
+        for layer_major in (False, True):
+            step = Step(shape, sequences, context, queries, layer_major)
+            attend = step.decode if queries == 1 else step.prefill
+            attend()
+            step.check()
+            times += [graph_us(call, args.repeats) / step.layers for call in (attend, step.write)]
+        a, write, other_a, other_write = times
+        ratios = f"{other_a / a:.2f}", f"{other_write / write:.2f}"
+        both.append([f"{sequences} x {queries} of {context}", a, other_a, ratios[0], write, other_write, ratios[1]])
+
     print(
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}; copy {copy:.2f} TB/s (read and written), bf16 "
         f"product {matmul:.0f} TF/s; {shape}; medians of {args.repeats}"
     )
     report.table(
         "decode, a layer",
-        ["sequences x context", "us", "with norm, RoPE, write", "TB/s", "share of the copy's"],
+        ["sequences x context", "us", "TB/s", "share of the copy's"],
         decodes,
     )
     report.table("prefill, a layer", ["sequences x tokens", "us", "TF/s", "share of the product's"], prefills)
+    report.table(
+        "block-major and layer-major pools, us a layer",
+        ["sequences x queries", "attention, block", "layer", "ratio", "RoPE and write, block", "layer", "ratio"],
+        both,
+    )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,8 @@ import torch
 from nano.engine.kernels.attention import DecodeScratch, decode_attention, prefill_attention
 from nano.engine.kernels.attention_choice import TABLE, winner
 from nano.engine.kernels.flashinfer_attention import FlashInferAttention, Shape, supports
-from nano.engine.kernels.flashinfer_build import Build
+from nano.engine.kernels.flashinfer_build import Build, require
+from nano.engine.kernels.flashinfer_check import TOLERANCE, reference
 
 BLOCK_SIZE = 64
 MODELS = {
@@ -91,7 +92,8 @@ class Step:
 
     def plan(self) -> None:
         tokens, seqs = len(self.q), len(self.lens_host)
-        self.flashinfer.plan(self.decode, tokens, seqs, self.starts_host, self.lens_host, 0)
+        kind = "decode" if self.decode else "prefill"
+        self.flashinfer.plan(kind, tokens, seqs, self.starts_host, self.lens_host, 0)
 
     def begin(self) -> None:
         self.flashinfer.begin(self.tables, self.lens)
@@ -107,15 +109,13 @@ class Step:
         for s in {0, len(self.lens_host) - 1}:
             context, row = int(self.lens_host[s]), int(self.starts_host[s + 1]) - 1
             blocks = self.tables[s, : -(-context // self.shape.block_size)].long()
-            keys, values = (x[blocks].transpose(1, 2).flatten(0, 1)[:context].double() for x in (k, v))
-            q = self.q[row].double().unflatten(0, (self.shape.kv_heads, -1))
-            shares = (torch.einsum("hgd,chd->hgc", q, keys) * self.scale).softmax(-1)
-            want = torch.einsum("hgc,chd->hgd", shares, values).flatten(0, 1)
+            keys, values = (x[blocks].transpose(1, 2).flatten(0, 1)[:context] for x in (k, v))
+            want = reference(self.q[row : row + 1], keys, values, self.scale)[0]
             for name, out in self.outs.items():
                 error = float((out[row].double() - want).abs().max() / want.abs().max())
-                assert error < 2e-2, f"{name}: relative error {error}"
+                assert error < TOLERANCE, f"{name}: relative error {error}"
         difference = float((ours.float() - theirs.float()).abs().max() / ours.float().abs().max())
-        assert difference < 2e-2, f"relative difference {difference}"
+        assert difference < TOLERANCE, f"relative difference {difference}"
 
     def measure(self, repeats: int) -> tuple[float, float, float]:
         """Microseconds of a layer of each, and of the plan."""
@@ -178,6 +178,7 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--repeats", type=int, default=10)
     args = parser.parse_args()
+    require()
     device = torch.device("cuda", torch.cuda.current_device())
     card = torch.cuda.get_device_name(device)
     print(

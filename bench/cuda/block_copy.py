@@ -100,7 +100,9 @@ def main() -> None:
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {args.mib} MiB a call, medians of {args.repeats}"
     )
     columns = ["block", "copy GB/s", "gather", "scatter", "index_select", "gather/copy", "scatter/copy", "select/copy"]
-    report.table("payload GB/s, and ratio to the device-to-device copy", columns, rows)
+    report.table(
+        "payload GB/s, and ratio to the device-to-device copy (goal 0.75 at 2 KiB, 0.90 from 16 KiB)", columns, rows
+    )
     print(f"host time of a gather call: {host_us():.1f} us")
 
 

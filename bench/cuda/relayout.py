@@ -77,7 +77,11 @@ def main() -> None:
     rows = [measure(source, target, args.mib << 20, args.repeats) for source, target in CASES]
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {args.mib} MiB, medians of {args.repeats}")
     columns = ["from tokens x heads", "to", "run", "copy GB/s", "relayout", "ratio"]
-    report.table("relayout, payload GB/s, and ratio to the device-to-device copy", columns, rows)
+    report.table(
+        "relayout, payload GB/s, and ratio to the device-to-device copy (goal 0.75 at 2 KiB, 0.90 from 16 KiB)",
+        columns,
+        rows,
+    )
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
 """The engine on one GPU, beside vLLM's published figures and this machine's limits.
 
-    python bench/engine/gpu.py 8B 8B-fp8 30B-A3B-fp8 30B-A3B 0.6B [--cells W2,ttft,W3,W1,W4,profile,start]
+    python bench/engine/gpu.py 8B 8B-fp8 30B-A3B-fp8 30B-A3B 0.6B [--cells W2,ttft,W3,W1,W4,sweep,profile,start]
 
 Weights are random (`load_format="dummy"`). W1: 256 mixed requests, U(100, 1024) tokens in and out. W2: one request,
 128 in, 256 out. ttft: 128 in, idle. W3: 64 prompts of 1024, one token out. W4: 512 requests, 128 in, 512 out. profile:
-where a decode step's time goes at batch 1 and 256. start: from the start of the process to the first token.
+where a decode step's time goes at batch 1 and 256. sweep: 256 in, 128 out, 1 to 256 requests at a time; `--plot DIR`
+draws it. start: from the start of the process to the first token.
 Every run checks that each request got exactly its tokens, and that graphs and eager runs give the same.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import subprocess
@@ -20,12 +22,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import load as steady
 import numpy as np
 import report
+
+from nano import wire
 
 # vLLM 0.26.0, dummy weights: (W1 tok/s, W2 tok/s, TTFT ms, W3 tok/s, W4 tok/s, start s), the better of two runs.
 VLLM = {
@@ -42,7 +47,8 @@ VLLM = {
         "30B-A3B": (2800, 200, 29.6, 60800, None, 114),
     },
 }
-CELLS = ("W2", "ttft", "W3", "W1", "W4", "profile", "start")
+CELLS = ("W2", "ttft", "W3", "W1", "W4", "sweep", "profile", "start")
+CONCURRENCIES = (1, 4, 16, 64, 256)
 ORDER = {"W1": 0, "W2": 1, "ttft": 2, "W3": 3, "W4": 4, "start": 5}
 
 
@@ -63,14 +69,12 @@ class Run:
     outputs: dict[int, list[int]] = field(default_factory=dict)
 
 
-def drive(engine: Any, load: Load, seed: int = 0, until: int = 0) -> Run:
+def drive(engine: Any, load: Load, seed: int = 0) -> Run:
     """Runs the load to its end. Raises AssertionError when a request got another number of tokens than it asked for."""
-    from nano.wire import Sampling
-
     run = Run()
     began = time.perf_counter()
     for id, (prompt, count) in enumerate(load.requests, start=1):
-        sampling = Sampling(max_tokens=count, seed=seed + id, temperature=load.temperature, ignore_eos=True)
+        sampling = wire.Sampling(max_tokens=count, seed=seed + id, temperature=load.temperature, ignore_eos=True)
         engine.add(id, np.array(prompt, np.int32), sampling)
     last: dict[int, float] = {}
     while (committed := engine.step()) is not None:
@@ -87,6 +91,46 @@ def drive(engine: Any, load: Load, seed: int = 0, until: int = 0) -> Run:
         assert len(run.outputs[id]) == count, f"request {id}: expected {count} tokens, got {len(run.outputs[id])}"
     run.tokens = sum(map(len, run.outputs.values()))
     return run
+
+
+class Row(NamedTuple):
+    """What `load.drive` reads of nano.engine.client.Row."""
+
+    key: int
+    token: int
+    finish: int
+    failure: None = None
+
+
+class InProcess:
+    """An engine as its clients see it, without sockets: what `load.drive` asks, in steps of the engine."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def generate(self, key: int, tokens: list[int], sampling: Any, *_: str) -> None:
+        self._engine.add(key, np.array(tokens, np.int32), sampling)
+
+    def poll(self, timeout: float) -> list[Row]:
+        committed = self._engine.step()
+        if committed is None:
+            return []
+        columns = (committed.ids.tolist(), committed.tokens.tolist(), committed.finish.tolist())
+        return [Row(*row) for row in zip(*columns, strict=True) if row[2] in (wire.UNFINISHED, wire.STOP, wire.LENGTH)]
+
+
+def sweep(engine: Any, model: str, concurrencies: tuple[int, ...] = CONCURRENCIES) -> list[dict[str, Any]]:
+    """A point for each concurrency, as bench/engine/plot.py draws them."""
+    client, keys, points = InProcess(engine), itertools.count(1), []
+    for seed, count in enumerate(concurrencies, start=200):
+        load = steady.Load(
+            256, 128, max(4, 2 * count), concurrency=count, vocab=min(engine.model_config.vocab_size, 10000)
+        )
+        points.append({"series": model} | steady.point(load, steady.drive(client, load, keys, seed=seed)))
+    columns = ["256 in, 128 out", "tok/s", "TTFT p50 ms", "p99", "ITL p50 ms", "p99"]
+    rows = [[point["load"], point["tok_s"], *point["ttft_ms"], *point["itl_ms"]] for point in points]
+    report.table(model, columns, rows)
+    return points
 
 
 def ids(rng: random.Random, n: int) -> list[int]:
@@ -212,11 +256,8 @@ def profile(engine: Any, batch: int, steps: int = 20) -> dict[str, Any]:
 
     load = uniform(50, batch, 128, 3 * steps)
     for id, (prompt, count) in enumerate(load.requests, start=1):
-        from nano.wire import Sampling
-
-        engine.add(
-            id, np.array(prompt, np.int32), Sampling(max_tokens=count, seed=id, temperature=0.0, ignore_eos=True)
-        )
+        sampling = wire.Sampling(max_tokens=count, seed=id, temperature=0.0, ignore_eos=True)
+        engine.add(id, np.array(prompt, np.int32), sampling)
     while engine.scheduler.stats()["waiting"]:
         engine.step()
     for _ in range(steps):
@@ -265,7 +306,12 @@ def main() -> None:
     parser.add_argument("--cells", default=",".join(CELLS))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", default="engine_gpu")
+    parser.add_argument("--plot", type=Path, help="a directory for the sweep's PNGs; needs matplotlib")
     args = parser.parse_args()
+    if args.plot:
+        import plot
+
+        plot.require_matplotlib()
     import torch
 
     name = torch.cuda.get_device_name()
@@ -299,6 +345,8 @@ def main() -> None:
                 rows.append([cell, float(value), peer or "-", ratio, limit])
             columns = ["cell", "nano", f"vLLM 0.26 on an {card}", "ratio", "of limit"]
             report.table(f"{model} (tok/s; ttft in ms)", columns, rows)
+            if "sweep" in cells:
+                got["points"] = sweep(engine, model)
             if "profile" in cells:
                 for batch in (1, 256):
                     got[f"profile_{batch}"] = shown = profile(engine, batch)
@@ -315,8 +363,10 @@ def main() -> None:
                 got["start"] = start(path)
                 print("start to first token, s: " + ", ".join(f"{s:.1f}" for s in got["start"]))
             results[model] = got
-            print(json.dumps({model: got}), flush=True)
-    report.write_json(args.json, results)
+            print(json.dumps({model: {key: value for key, value in got.items() if key != "points"}}), flush=True)
+    file = report.write_json(args.json, results)
+    if args.plot:
+        plot.draw(file, args.plot)
 
 
 if __name__ == "__main__":

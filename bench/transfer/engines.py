@@ -31,12 +31,19 @@ class Near(Protocol):
         """A call that moves these blocks once, and returns when they are there: "write" is from near to far."""
 
 
+def nano_region(endpoint: Any, transport: str, nbytes: int, name: str) -> Any:
+    """Allocated memory, or, for cma, memory that somebody else allocated, as the other engines have."""
+    if transport == "cma":
+        return endpoint.register(np.zeros(nbytes, np.uint8), name)
+    return endpoint.allocate(nbytes, name)
+
+
 class NanoFar:
     def __init__(self, transport: str, nbytes: int) -> None:
         from nano.transfer import Endpoint
 
         self.endpoint = Endpoint("far", transports=(transport,))
-        self.region = self.endpoint.allocate(nbytes, "kv")
+        self.region = nano_region(self.endpoint, transport, nbytes, "kv")
         self.data = self.region.array
 
     def info(self) -> dict[str, Any]:
@@ -48,7 +55,7 @@ class NanoNear:
         from nano.transfer import Endpoint
 
         self.endpoint = Endpoint("near", transports=(transport,))
-        self.region = self.endpoint.allocate(nbytes, "near")
+        self.region = nano_region(self.endpoint, transport, nbytes, "near")
         self.data = self.region.array
         self.peer = self.endpoint.connect(bytes.fromhex(info["descriptor"]))
         if transport != "tcp" and self.peer.transport != transport:

@@ -8,7 +8,7 @@ Bounce::Bounce(const ContextPtr& context)
     : device_(context->device()), window_(allocate_pinned(context, kBytes)), copier_(context, 0) {}
 
 void Bounce::run(std::span<const Copy> copies) {
-  copier_.enqueue(copies, By::kEngines);
+  copier_.start(copies);
   copier_.wait();
 }
 

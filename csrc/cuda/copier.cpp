@@ -9,22 +9,22 @@ namespace nano::cuda {
 namespace {
 
 constexpr std::size_t kWorthTwo = 8;  // copies that are shared out between streams
+// A kernel that the device has given up says nothing: one look in so many asks the driver.
+constexpr std::uint32_t kLooksPerQuery = 256;
 
 }  // namespace
 
 Copier::Copier(ContextPtr context, std::uint32_t marks)
-    : driver_(driver()), context_(std::move(context)), marked_(marks) {
+    : driver_(driver()), context_(std::move(context)), marks_(marks) {
   const InContext in(*context_);
   int least = 0, greatest = 0;
   NANO_DRIVER_CHECK(driver_.priorities(&least, &greatest), "copies of cuda:", context_->device(), ": priorities");
   for (std::size_t lane = 0; lane < kLanes; ++lane) {
     NANO_DRIVER_CHECK(driver_.stream_create(&streams_[lane], kNonBlocking, greatest),
                       "copies of cuda:", context_->device(), ": stream");
-    for (std::uint32_t i = 0; i < marks; ++i) {
-      Event event = nullptr;
-      NANO_DRIVER_CHECK(driver_.event_create(&event, kEventDisableTiming), "copies of cuda:", context_->device(),
-                        ": event");
-      events_[lane].push_back(event);
+    for (Mark& mark : marks_) {
+      NANO_DRIVER_CHECK(driver_.event_create(&mark.events[lane], kEventDisableTiming),
+                        "copies of cuda:", context_->device(), ": event");
     }
   }
 }
@@ -34,7 +34,7 @@ Copier::~Copier() {
     const InContext in(*context_);
     for (std::size_t lane = 0; lane < kLanes; ++lane) {
       driver_.stream_synchronize(streams_[lane]);
-      for (const Event event : events_[lane]) driver_.event_destroy(event);
+      for (const Mark& mark : marks_) driver_.event_destroy(mark.events[lane]);
       driver_.stream_destroy(streams_[lane]);
     }
   } catch (const Error&) {
@@ -42,25 +42,38 @@ Copier::~Copier() {
   }
 }
 
-void Copier::enqueue(std::span<const Copy> copies, By by) {
-  if (copies.empty()) return;
+void Copier::start(std::span<const Copy> copies) {
   const InContext in(*context_);
-  if (by == By::kKernel) {
-    if (!kernel_) kernel_ = std::make_unique<CopyKernel>(*context_);
-    used_[0] = true;
-    kernel_->run(copies, streams_[0]);
+  enqueue(copies, By::kEngines);
+}
+
+void Copier::start(std::span<const Copy> copies, By by, std::uint32_t mark) {
+  const InContext in(*context_);
+  Mark& here = marks_[mark];
+  here.kernel = by == By::kKernel;
+  here.looks = 0;
+  if (here.kernel) {
+    if (!kernel_) kernel_ = std::make_unique<CopyKernel>(context_, static_cast<std::uint32_t>(marks_.size()));
+    kernel_->run(copies, streams_[0], mark);
     return;
   }
-  used_[0] = true;
+  here.lanes = enqueue(copies, by);
+  for (std::size_t lane = 0; lane < here.lanes; ++lane) {
+    check(driver_.event_record(here.events[lane], streams_[lane]));
+  }
+}
+
+// Returns how many lanes it used.
+std::size_t Copier::enqueue(std::span<const Copy> copies, By by) {
   if (by == By::kDriver) {
     for (const Copy& copy : copies) enqueue_engines({&copy, 1}, streams_[0]);
-    return;
+    return 1;
   }
   const std::size_t half = copies.size() >= kWorthTwo ? copies.size() / 2 : copies.size();
   enqueue_engines(copies.first(half), streams_[0]);
-  if (half == copies.size()) return;
-  used_[1] = true;
+  if (half == copies.size()) return 1;
   enqueue_engines(copies.subspan(half), streams_[1]);
+  return 2;
 }
 
 void Copier::enqueue_engines(std::span<const Copy> copies, Stream stream) {
@@ -91,32 +104,32 @@ void Copier::enqueue_engines(std::span<const Copy> copies, Stream stream) {
   NANO_DRIVER_CHECK(result, "batch of ", copies.size(), " copies by cuda:", context_->device());
 }
 
-void Copier::mark(std::uint32_t mark) {
-  const InContext in(*context_);
-  for (std::size_t lane = 0; lane < kLanes; ++lane) {
-    if (!used_[lane]) continue;
-    NANO_DRIVER_CHECK(driver_.event_record(events_[lane][mark], streams_[lane]), "copies of cuda:", context_->device(),
-                      ": event");
-  }
-  marked_[mark] = std::exchange(used_, {});
-}
-
 bool Copier::done(std::uint32_t mark) {
+  Mark& here = marks_[mark];
+  if (here.kernel) {
+    if (kernel_->done(mark)) return true;
+    if (++here.looks % kLooksPerQuery != 0) return false;
+    const InContext in(*context_);
+    const Result result = driver_.stream_query(streams_[0]);
+    if (result != kErrorNotReady) check(result);
+    return false;
+  }
   const InContext in(*context_);
-  for (std::size_t lane = 0; lane < kLanes; ++lane) {
-    if (!marked_[mark][lane]) continue;
-    const Result result = driver_.event_query(events_[lane][mark]);
+  for (std::size_t lane = 0; lane < here.lanes; ++lane) {
+    const Result result = driver_.event_query(here.events[lane]);
     if (result == kErrorNotReady) return false;
-    NANO_DRIVER_CHECK(result, "copies of cuda:", context_->device());
+    check(result);
   }
   return true;
 }
 
 void Copier::wait() {
   const InContext in(*context_);
-  for (const Stream stream : streams_) {
-    NANO_DRIVER_CHECK(driver_.stream_synchronize(stream), "copies of cuda:", context_->device());
-  }
+  for (const Stream stream : streams_) check(driver_.stream_synchronize(stream));
+}
+
+void Copier::check(Result result) const {
+  NANO_DRIVER_CHECK(result, "copies of cuda:", context_->device());
 }
 
 }  // namespace nano::cuda

@@ -28,32 +28,39 @@ class CopyKernel;
 // Not thread-safe, except wait().
 class Copier {
  public:
-  // marks: how many of mark()'s numbers can be live.
+  // marks: how many of start()'s numbers can be live.
   Copier(ContextPtr context, std::uint32_t marks);
   ~Copier();  // waits for what is under way
   Copier(const Copier&) = delete;
   Copier& operator=(const Copier&) = delete;
 
-  // Copies that do not overlap, in any order. Throws Error (kSystem).
-  void enqueue(std::span<const Copy> copies, By by);
-  // What was enqueued so far gets the number `mark` < marks, which is free for it.
-  void mark(std::uint32_t mark);
-  // Whether everything before the mark has been copied. Throws Error (kSystem) when the device has failed.
+  // Copies that do not overlap, at least one, in any order. They get the number `mark` < marks, which is free for them.
+  // Throws Error (kSystem).
+  void start(std::span<const Copy> copies, By by, std::uint32_t mark);
+  // Whether they are done. Throws Error (kSystem) when the device has failed.
   bool done(std::uint32_t mark);
+  // The same by the engines, without a number: for whoever waits next.
+  void start(std::span<const Copy> copies);
   void wait();
 
  private:
   static constexpr std::size_t kLanes = 2;
+  struct Mark {
+    bool kernel = false;
+    std::uint32_t looks = 0;
+    std::size_t lanes = 0;  // whose events are recorded
+    std::array<Event, kLanes> events{};
+  };
 
+  std::size_t enqueue(std::span<const Copy> copies, By by);
   void enqueue_engines(std::span<const Copy> copies, Stream stream);
+  void check(Result result) const;
 
   const Driver& driver_;
   const ContextPtr context_;
   // Neighbouring copies alternate between them: an engine begins one while another ends.
   std::array<Stream, kLanes> streams_{};
-  std::array<std::vector<Event>, kLanes> events_;
-  std::array<bool, kLanes> used_{};               // since the last mark
-  std::vector<std::array<bool, kLanes>> marked_;  // by mark
+  std::vector<Mark> marks_;
   std::unique_ptr<CopyKernel> kernel_;
   std::vector<DevicePointer> destinations_, sources_;
   std::vector<std::size_t> sizes_;

@@ -131,6 +131,7 @@ inline constexpr int kGranularityRecommended = 1;
      Stream, void**, void**))                                                                                    \
   X(stream_destroy, cuStreamDestroy_v2, (Stream))                                                                \
   X(stream_synchronize, cuStreamSynchronize, (Stream))                                                           \
+  X(stream_query, cuStreamQuery, (Stream))                                                                       \
   X(event_create, cuEventCreate, (Event*, unsigned int))                                                         \
   X(event_destroy, cuEventDestroy_v2, (Event))                                                                   \
   X(event_record, cuEventRecord, (Event, Stream))                                                                \

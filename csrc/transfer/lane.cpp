@@ -46,4 +46,10 @@ Link::~Link() {
   munmap(lanes_, kBytes);
 }
 
+Fd duplicate(const Fd& fd) {
+  Fd out(fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));
+  NANO_CHECK(out, Code::kSystem, "transfer: duplicating a descriptor: ", errno_text(errno));
+  return out;
+}
+
 }  // namespace nano::transfer

@@ -76,4 +76,29 @@ class Link {
   Lane* lanes_;
 };
 
+// How the two sides wake each other's workers.
+class Bell {
+ public:
+  Bell() : own_(make_eventfd()) {}
+
+  // The peer rings it to wake our worker.
+  const Fd& own() const { return own_; }
+  bool hung() const { return static_cast<bool>(peers_); }
+  void hang(Fd peers) { peers_ = std::move(peers); }
+  // Whoever waits there, if somebody does. Until the peer's bell has come nobody can be woken.
+  void wake(std::atomic<std::uint32_t>& sleeps) const {
+    if (!peers_ || sleeps.load(std::memory_order_seq_cst) == 0) return;
+    if (sleeps.exchange(0, std::memory_order_seq_cst) != 0) ring(peers_);
+  }
+  // Whether or not somebody waits: for what happened before the peer's bell came.
+  void sound() const { ring(peers_); }
+
+ private:
+  const Fd own_;
+  Fd peers_;
+};
+
+// For a descriptor that goes to the peer while this side keeps its own. Throws Error (kSystem).
+Fd duplicate(const Fd& fd);
+
 }  // namespace nano::transfer

@@ -1,38 +1,26 @@
 // A lane path's negotiation, and what the two sides tell each other of their memory.
-#include <fcntl.h>
-
-#include <cerrno>
-
 #include "base/error.h"
 #include "transfer/lane_path.h"
 
 namespace nano::transfer {
-namespace {
-
-Fd duplicate(const Fd& fd) {
-  Fd out(fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));
-  NANO_CHECK(out, Code::kSystem, "transfer: duplicating a descriptor: ", errno_text(errno));
-  return out;
-}
-
-}  // namespace
 
 void LanePath::start() {
-  host_.watch(own_bell_.get());
+  host_.watch(bell_.own().get());
   if (role_ != Role::kConnector) return;
   use(Link::create());
   std::vector<Fd> descriptors;
   descriptors.push_back(duplicate(link_->fd()));
-  descriptors.push_back(duplicate(own_bell_));
+  descriptors.push_back(duplicate(bell_.own()));
   host_.send(*this, BodyWriter().put(Note::kLink).text(probe()).bytes(), std::move(descriptors));
 }
 
 void LanePath::use(std::unique_ptr<Link> link) {
   link_ = std::move(link);
   const int mine = role_ == Role::kConnector ? 0 : 1;
-  out_ = &link_->lane(mine);
-  in_ = &link_->lane(1 - mine);
-  out_->retired.store(retired_, std::memory_order_seq_cst);
+  Lane& theirs = link_->lane(1 - mine);
+  client_.open(link_->lane(mine));
+  client_.face(theirs);
+  server_.open(theirs);
 }
 
 bool LanePath::on_frame(std::string_view body, std::vector<Fd> descriptors) {
@@ -49,19 +37,19 @@ bool LanePath::on_frame(std::string_view body, std::vector<Fd> descriptors) {
     return true;
   }
   const std::string found = in.text();
-  if (!in.ok() || bell_ || descriptors.size() != (connector ? 1u : 2u) ||
+  if (!in.ok() || bell_.hung() || descriptors.size() != (connector ? 1u : 2u) ||
       note != (connector ? Note::kBell : Note::kLink)) {
     return false;
   }
   try_probe(found);
-  bell_ = std::move(descriptors.back());
+  bell_.hang(std::move(descriptors.back()));
   if (connector) {
     host_.send(*this, BodyWriter().put(Note::kGood).bytes());
     host_.usable(*this);
   } else {
     use(Link::open(std::move(descriptors.front())));
     descriptors.clear();
-    descriptors.push_back(duplicate(own_bell_));
+    descriptors.push_back(duplicate(bell_.own()));
     host_.send(*this, BodyWriter().put(Note::kBell).text(probe()).bytes(), std::move(descriptors));
   }
   return true;
@@ -98,7 +86,7 @@ bool LanePath::on_region(std::uint64_t key, std::string_view body, std::vector<F
 }
 
 void LanePath::on_gone(std::uint64_t key) {
-  gone_.fetch_add(1, std::memory_order_acq_rel);
+  client_.forget();
   const auto at = regions_.find(key);
   if (at == regions_.end()) return;
   const std::uint32_t memory = at->second.memory;
@@ -110,8 +98,7 @@ void LanePath::on_gone(std::uint64_t key) {
 }
 
 void LanePath::retiring(const Region&) {
-  ++retired_;
-  if (link_) out_->retired.store(retired_, std::memory_order_seq_cst);
+  client_.retire();
 }
 
 }  // namespace nano::transfer

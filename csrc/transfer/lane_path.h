@@ -3,14 +3,13 @@
 #pragma once
 
 #include <array>
-#include <deque>
 #include <memory>
 #include <unordered_map>
 #include <unordered_set>
 
 #include "transfer/greeting.h"
-#include "transfer/lane.h"
-#include "transfer/path.h"
+#include "transfer/lane_client.h"
+#include "transfer/lane_server.h"
 #include "transfer/wire.h"
 
 namespace nano::transfer {
@@ -18,8 +17,7 @@ namespace nano::transfer {
 class LanePath : public Path {
  public:
   // chunk_pieces: of one descriptor, at most kChunkPieces.
-  LanePath(PathHost& host, Role role, std::uint32_t chunk_pieces)
-      : host_(host), role_(role), chunk_pieces_(chunk_pieces), own_bell_(make_eventfd()) {}
+  LanePath(PathHost& host, Role role, std::uint32_t chunk_pieces);
 
   void start() override;
   bool on_frame(std::string_view body, std::vector<Fd> descriptors) override;
@@ -30,14 +28,14 @@ class LanePath : public Path {
 
   bool takes(const Op& op) const override;
   void submit(const OpPtr& op, Finished& finished) override;
-  bool advance(Finished& finished) override;
-  void abandon(Op& op) override;
-  bool reads_source_of(const Op& op) const override;
-  void close() override;
+  bool advance(Finished& finished) override { return client_.advance(finished); }
+  void abandon(Op& op) override { client_.abandon(op); }
+  bool reads_source_of(const Op& op) const override { return client_.reads_source_of(op); }
+  void close() override { client_.close(); }
 
-  bool has_completion() const override;
+  bool has_completion() const override { return client_.has_completion(); }
   bool work() override;
-  void attend(bool attending) override;
+  void attend(bool attending) override { client_.attend(attending); }
   bool serve() override;
   bool arm() override;
   void disarm() override;
@@ -77,59 +75,30 @@ class LanePath : public Path {
   };
   static constexpr std::uint64_t kSliceBytes = 4 << 20;  // copied between two looks at whether it is still wanted
 
-  struct Posted {
-    OpPtr op;
-    std::size_t first = 0;
-    std::uint32_t count = 0;
-  };
   struct FarRegion {
     std::uint32_t memory = 0;
     Far far;  // from the region's first byte to its last
   };
 
   void use(std::unique_ptr<Link> link);
-  std::size_t chunk(const Op& op, std::uint32_t most) const;
-  bool post();
-  bool reap(Finished& finished);
   Far far_of(const Op& op) const;
-  Status copy_read(Op& op, std::size_t first, std::size_t count, const Far& far);
-  void settle(const OpPtr& op, std::size_t first, std::size_t count, Status status, std::uint32_t bad,
-              Finished& finished);
-  void finish_read(const OpPtr& op, std::size_t first, std::size_t count, Status status, std::uint32_t gone,
-                   Finished& finished);
-  Status copy_in(const Slot& slot, std::uint32_t& bad);
-  Status copy_pieces(std::uint64_t source, bool stream);
-  void wake(std::atomic<std::uint32_t>& sleeps);
+  Status copy_read(const LaneClient::Chunk& chunk, const Far& far);
+  Status copy_write(std::uint64_t source);
 
   PathHost& host_;
   const Role role_;
-  const std::uint32_t chunk_pieces_;
-  const Fd own_bell_;  // the peer rings it to wake our worker
-  Fd bell_;            // the peer's
+  Bell bell_;
   std::unique_ptr<Link> link_;
-  Lane* out_ = nullptr;  // of our own operations; null until there is a link
-  Lane* in_ = nullptr;
+  LaneClient client_;
+  LaneServer server_;
 
-  // Our operations; under the mutex.
-  std::deque<OpPtr> writes_;
-  std::deque<OpPtr> reads_;
-  std::atomic<bool> reading_{false};
-  std::atomic<std::uint32_t> head_{0};  // oldest slot not yet reaped
-  std::uint32_t tail_ = 0;
-  std::uint32_t pieces_head_ = 0, pieces_tail_ = 0;
-  std::array<Posted, kSlots> posted_;
+  // Under the mutex.
   std::unordered_set<std::uint32_t> known_;  // memory of ours that the peer can pull from
   std::unordered_map<std::uint64_t, FarRegion> regions_;
-  std::atomic<std::uint32_t> gone_{0};  // regions whose end the peer has told
-  std::uint32_t retired_ = 0;           // regions of ours that were closed; also in the link, where the peer sees it
 
-  // The other side's operations; the worker alone.
-  std::uint32_t cursor_ = 0;
+  // The worker alone.
   std::unordered_map<std::uint32_t, Far> memories_;
-  bool landed_all_ = true;  // of the write whose chunks are coming
-  std::array<Tag::Run, kChunkPieces> runs_;
-  std::array<std::uint64_t, kChunkPieces> sources_;
-  Landing landing_;
+  LaneServer::Task task_;
 };
 
 }  // namespace nano::transfer

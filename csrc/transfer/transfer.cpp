@@ -28,12 +28,13 @@ void Transfer::wait(std::int64_t timeout_ns, std::int64_t spin_ns) {
   if (!done_.load(std::memory_order_acquire)) {
     if (const auto helper = spin_ns > 0 ? helper_.lock() : nullptr) {
       const bool begun = helper->assist_begin();
-      std::int64_t spin_until = std::min(deadline, begin + spin_ns);
+      const std::int64_t patience = spin_ns + patience_.load(std::memory_order_relaxed);
+      std::int64_t spin_until = std::min(deadline, begin + patience);
       for (int spins = 1; !done_.load(std::memory_order_acquire); ++spins) {
         if (helper->assist()) {
           const std::int64_t now = mono_ns();
           if (now >= deadline) break;
-          spin_until = std::min(deadline, now + spin_ns);
+          spin_until = std::min(deadline, now + patience);
           continue;
         }
         relax();
@@ -41,7 +42,7 @@ void Transfer::wait(std::int64_t timeout_ns, std::int64_t spin_ns) {
         const std::int64_t now = mono_ns();
         if (now >= spin_until) break;
         // Whoever we wait for may be on this core.
-        if (spin_until - now < spin_ns - kAlone) sched_yield();
+        if (spin_until - now < patience - kAlone) sched_yield();
       }
       helper->assist_end(begun);
     }

@@ -39,6 +39,8 @@ class Transfer : public std::enable_shared_from_this<Transfer> {
   // Raises DeadlineExceeded when the time ran out first; the operation goes on. For spin_ns after anything last moved
   // this thread does the work itself; then it sleeps.
   void wait(std::int64_t timeout_ns, std::int64_t spin_ns);
+  // It may take that long and still be worth a spinning thread: wait() spins for that much longer.
+  void set_patience(std::int64_t ns) { patience_.store(ns, std::memory_order_relaxed); }
   // Runs at once when it is done, else in the thread that ends it.
   void add_done_callback(Callback callback);
   // Empty while it runs and after success.
@@ -49,6 +51,7 @@ class Transfer : public std::enable_shared_from_this<Transfer> {
 
  private:
   std::atomic<bool> done_{false};
+  std::atomic<std::int64_t> patience_{0};
   std::weak_ptr<Assist> helper_;
   mutable std::mutex mutex_;
   std::condition_variable ended_;

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from nano.engine.config import EngineConfig
 from nano.engine.kv_cache import KVLayout
 from nano.engine.kv_memory import PoolMemory
+from nano.engine.kv_scales import KVScales
 from nano.engine.models.qwen3 import Qwen3
 from nano.engine.runner import Runner
 from nano.errors import InvalidInput, OutOfMemory
@@ -37,6 +38,7 @@ class Plan:
     directory: Path
     model: ModelConfig
     layout: KVLayout
+    kv_scales: KVScales
     dtype: torch.dtype
     max_model_len: int
     endpoint: Endpoint | None
@@ -47,14 +49,10 @@ class Plan:
 
         Raises OutOfMemory saying what was needed and that `lower` can be lowered.
         """
-        config, block_bytes = self.config, self.layout.block_bytes
-        if config.kvcache_bytes:
-            blocks = config.kvcache_bytes // block_bytes
-            if blocks < 2:
-                raise InvalidInput(f"kvcache_bytes: one block is {block_bytes} bytes, got {config.kvcache_bytes}")
-        else:
+        block_bytes, blocks = self.layout.block_bytes, self.asked
+        if not blocks:
             blocks = usual
-            if config.max_model_len:
+            if self.config.max_model_len:
                 blocks = max(blocks, self.longest)  # who names a length gets room for it
         blocks = max(blocks, 2)
         if blocks * block_bytes > available:
@@ -63,6 +61,14 @@ class Plan:
                 f"lower {lower}"
             )
         return blocks
+
+    @property
+    def asked(self) -> int:
+        """Blocks that kvcache_bytes names; 0 where it names none."""
+        nbytes, block_bytes = self.config.kvcache_bytes, self.layout.block_bytes
+        if nbytes and nbytes < 2 * block_bytes:
+            raise InvalidInput(f"kvcache_bytes: one block is {block_bytes} bytes, got {nbytes}")
+        return nbytes // block_bytes
 
     @property
     def longest(self) -> int:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from nano.engine.kv_cache import FP8
 from nano.engine.kv_memory import PoolMemory
+from nano.engine.kv_scales import KVScales
 from nano.engine.models.qwen3 import Qwen3
 from nano.engine.ops.cpu import CpuOps
 from nano.engine.runner import OnLayer, Runner
@@ -19,20 +21,29 @@ if TYPE_CHECKING:
     from nano._core.sched import Batch
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}  # norm of the difference, relative to the twin's norm
+FP8_CACHE_TOLERANCE = 5e-2  # more with an fp8 KV cache: what is halfway between two values falls to either side
+
+FP8_MAX = torch.finfo(torch.float8_e4m3fn).max
 
 
 class CheckedRunner:
-    """Runs each step on both, one at a time. The twin computes its own KV: none may come from other engines."""
+    """Runs each step on both, one at a time. The twin computes its own KV: none may come from other engines.
+
+    With an fp8 KV cache the twin's, which has the model's dtype, holds fp8's values too: `scales` says times what.
+    """
 
     depth = 1
 
-    def __init__(self, runner: Runner, model: Qwen3, twin: Qwen3, twin_ops: CpuOps, pool: PoolMemory) -> None:
+    def __init__(
+        self, runner: Runner, model: Qwen3, twin: Qwen3, twin_ops: CpuOps, pool: PoolMemory, scales: KVScales
+    ) -> None:
         self.stream = runner.stream
         self._runner = runner
         self._model = model
         self._twin = twin
         self._twin_ops = twin_ops
         self._pool = pool  # the twin's, which its ops know by address alone
+        self._scales = scales if model.shape.layout.dtype == FP8 else None
         self._num_blocks = pool.tensor.numel() // twin.shape.layout.block_bytes
 
     def close(self) -> None:
@@ -42,16 +53,30 @@ class CheckedRunner:
         self._validate(batch)
         sampled = self._runner.launch(batch, on_layer)()
         self._twin_ops.begin(batch)
-        self._twin.forward(batch.num_tokens)
+        self._twin.forward(batch.num_tokens, lambda layer: self._round(batch, layer))
         if batch.num_samples:
             got = self._model.logits.tensor[: batch.num_samples].float().cpu()
             self._compare(batch, got, self._twin.head(batch.num_samples).tensor[: batch.num_samples])
         return lambda: sampled
 
+    def _round(self, batch: Batch, layer: int) -> None:
+        """This step's K and V of the twin's layer, as the fp8 cache holds them."""
+        if self._scales is None:
+            return
+        layout = self._twin.shape.layout
+        pool = self._pool.tensor.view(self._twin_ops.dtype).view(layout.pool_shape)
+        blocks, offsets = (torch.from_numpy(part) for part in np.divmod(batch.slots, layout.block_size))
+        for which, scale in enumerate((self._scales.k[layer], self._scales.v[layer])):
+            rows = pool[blocks, layer, which, :, offsets].float() / scale
+            coarse = rows.clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn).float() * scale
+            pool[blocks, layer, which, :, offsets] = coarse.to(pool.dtype)
+
     def _compare(self, batch: Batch, got: torch.Tensor, expected: torch.Tensor) -> None:
         errors = (got - expected).norm(dim=1) / expected.norm(dim=1)
         worst = int(errors.argmax())
         limit = TOLERANCE[self._twin_ops.dtype]
+        if self._scales is not None:
+            limit += FP8_CACHE_TOLERANCE
         if not errors[worst] <= limit:  # NaN too
             seq = int(batch.sample_seqs[worst])
             raise Internal(

@@ -14,6 +14,8 @@ from nano.errors import InvalidInput
 if TYPE_CHECKING:
     import torch
 
+KV_SCALES = (".k_scale", ".v_scale")  # how names end that belong to no weight, but to an fp8 KV cache
+
 
 def locate(model: str) -> Path:
     """The directory of `model`: itself, or the hub's snapshot of that id (its cache and HF_HUB_OFFLINE hold)."""
@@ -43,7 +45,7 @@ class Entry:
 
 
 class Checkpoint:
-    """Tensors by name. Only the files' headers are read until a tensor is asked for."""
+    """Tensors by name: weights in `entries`, and `kv_scales`. Only headers are read until a tensor is asked for."""
 
     def __init__(self, directory: Path) -> None:
         index = directory / "model.safetensors.index.json"
@@ -61,6 +63,7 @@ class Checkpoint:
         self.entries: dict[str, Entry] = {}
         for file in files:
             self.entries |= read_header(file)
+        self.kv_scales = {name: self.entries.pop(name) for name in list(self.entries) if name.endswith(KV_SCALES)}
 
     def __contains__(self, name: str) -> bool:
         return name in self.entries

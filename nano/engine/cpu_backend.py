@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from nano.engine import kv_cache
 from nano.engine.backend import DEFAULT_POOL_BYTES, DEFAULT_POOL_TOKENS, Backend, Plan
 from nano.engine.checkpoint import Checkpoint
 from nano.engine.kv_memory import allocate_pool
@@ -20,6 +21,8 @@ def build(plan: Plan, threads: int) -> Backend:
         raise InvalidInput(f"load_format: {config.load_format} needs a GPU; `nano.demo` makes random checkpoints")
     if config.attention_backend != "auto":
         raise InvalidInput(f"attention_backend: {config.attention_backend} needs a GPU")
+    if layout.dtype == kv_cache.FP8:
+        raise InvalidInput("kv_cache_dtype: fp8 needs a CUDA device; this engine runs on a CPU, whose KV cache is auto")
     block_bytes = layout.block_bytes
     tokens = min(plan.max_model_len * config.max_num_seqs, max(DEFAULT_POOL_TOKENS, plan.max_model_len))
     usual = min(max(-(-tokens // layout.block_size), plan.longest), DEFAULT_POOL_BYTES // block_bytes)
@@ -44,7 +47,7 @@ def load(plan: Plan, model: Qwen3) -> None:
             plan.progress("weights", done, total)
 
     expected = model.targets()
-    for name, tensor in checkpoint.tensors(advance):
+    for name, tensor in checkpoint.tensors(advance, checkpoint.entries):
         if name == "lm_head.weight" and plan.model.tied:
             continue
         if name not in expected:

@@ -78,7 +78,7 @@ class CudaRunner:
 
     def close(self) -> None:
         """Waits for the steps under way, so that their memory can go."""
-        self._ops.attention_backends.close()
+        self._ops.attention_chooser.close()
         if self._stream is not None:
             self._stream.synchronize()
 
@@ -95,7 +95,7 @@ class CudaRunner:
         tokens, seqs = self._padded(batch, decode)
         samples = _decode_size(count, self._arrays.limits.seqs) if count else 0
         self._arrays.upload(batch, tokens, seqs, samples, turn)
-        attention = self._ops.attention_backends.plan(Step(batch, tokens, seqs, decode, turn))
+        attention = self._ops.attention_chooser.plan(Step(batch, tokens, seqs, decode, turn))
         options = self._options.upload(batch, samples)
         if decode and samples == tokens and on_layer is None and options is None:
             run(("step", tokens, attention), lambda: self._step(tokens))

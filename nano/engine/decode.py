@@ -109,7 +109,7 @@ class DecodeSide:
         self._comm.send(
             request.prefill_address,
             wire.Prefill(
-                request.id, message.token_ids, sampling, self._endpoint.descriptor(), self._engine.layout.digest(),
+                request.id, message.token_ids, sampling, self._endpoint.descriptor(), str(self._engine.layout),
                 first_block,
             ),
         )  # fmt: skip

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from nano._core import kv, sched
+from nano.engine import kv_scales
 from nano.engine.backend import WATERMARK, Backend, Plan, Progress
-from nano.engine.checkpoint import locate
+from nano.engine.checkpoint import Checkpoint, locate
 from nano.engine.config import EngineConfig
-from nano.engine.kv_cache import KVLayout, layer_groups
+from nano.engine.kv_cache import FP8, KVLayout, layer_groups
 from nano.engine.model_config import ModelConfig, load_model_config, require_fp8_device
 from nano.engine.runner import OnLayer
 from nano.engine.sampled import Sampled
@@ -58,13 +59,18 @@ class Engine:
         dtype = DTYPES[model.dtype if config.dtype == "auto" else config.dtype]
         self.threads = config.threads or len(os.sched_getaffinity(0))
         torch.set_num_threads(self.threads)
+        self.dtype = str(dtype).removeprefix("torch.")
+        scales = kv_scales.ones(model.num_layers)
+        if config.kv_cache_dtype == "fp8" and config.load_format != "dummy":
+            scales = kv_scales.read(Checkpoint(self.directory), model.num_layers)
         self.layout = KVLayout(
             num_layers=model.num_layers,
             num_kv_heads=model.num_kv_heads,
             block_size=config.kvcache_block_size,
             head_dim=model.head_dim,
-            itemsize=dtype.itemsize,
+            dtype=self.dtype if config.kv_cache_dtype == "auto" else FP8,
             groups=layer_groups(model.num_layers, config.transfer_layer_groups),
+            scales=scales.digest(),
         )
         self.max_model_len = config.max_model_len or model.max_position
         if self.max_model_len > model.max_position:
@@ -72,8 +78,7 @@ class Engine:
                 f"max_model_len: the model has {model.max_position} positions, got {config.max_model_len}"
             )
         self.device = device
-        self.dtype = str(dtype).removeprefix("torch.")
-        plan = Plan(config, self.directory, model, self.layout, dtype, self.max_model_len, endpoint, progress)
+        plan = Plan(config, self.directory, model, self.layout, scales, dtype, self.max_model_len, endpoint, progress)
         backend = _build(plan, device, self.threads)
         self.model, self.runner, self.memory = backend.model, backend.runner, backend.memory
         self.num_blocks = backend.num_blocks

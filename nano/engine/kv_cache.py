@@ -6,12 +6,14 @@ travels between engines.
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+
+FP8 = "float8_e4m3fn"
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, FP8: 1}
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,19 @@ class KVLayout:
     num_kv_heads: int
     block_size: int  # tokens
     head_dim: int
-    itemsize: int  # bytes of an element
+    dtype: str  # torch's name
     groups: int  # pieces a block travels in; divides num_layers
+    scales: str = ""  # names the factors of an fp8 cache; empty: all 1
+
+    @property
+    def pool_shape(self) -> tuple[int, ...]:
+        """Of a pool's elements, whatever its number of blocks: [blocks, layers, 2, kv_heads, block_size, head_dim]."""
+        return (-1, self.num_layers, 2, self.num_kv_heads, self.block_size, self.head_dim)
+
+    @cached_property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return ITEM_BYTES[self.dtype]
 
     @cached_property
     def head_stride(self) -> int:
@@ -61,9 +74,13 @@ class KVLayout:
         base = blocks.astype(np.int64)[:, None] * self.block_bytes
         return (base + np.arange(self.groups, dtype=np.int64)[None, :] * self.group_bytes).reshape(-1)
 
-    def digest(self) -> bytes:
+    def __str__(self) -> str:
         """Equal on two engines when blocks of one may be copied to the other."""
-        return hashlib.sha256(repr(("kv1", *astuple(self))).encode()).digest()[:16]
+        scales = f" with scales {self.scales}" if self.scales else ""
+        return (
+            f"{self.dtype}{scales}, {self.num_layers} layers in {self.groups} groups, {self.num_kv_heads} KV heads of "
+            f"{self.head_dim}, blocks of {self.block_size}"
+        )
 
 
 def layer_groups(num_layers: int, wanted: int) -> int:

@@ -76,7 +76,7 @@ class PrefillSide:
         self._waiting: dict[bytes, list[Job]] = {}  # jobs by the descriptor that is being connected to
         self._connector = ThreadPoolExecutor(1, thread_name_prefix="connect")
         self._sends: list[_Send] = []
-        self._digest = engine.layout.digest()
+        self._layout = str(engine.layout)
         self._groups = engine.layout.groups
 
     def __len__(self) -> int:
@@ -86,9 +86,9 @@ class PrefillSide:
 
     def on_prefill(self, identity: bytes, message: wire.Prefill) -> None:
         job = Job(self._next_id(), identity, message.key, message.descriptor, len(message.token_ids) // 4)
-        if message.layout != self._digest:
+        if message.layout != self._layout:
             self._refuse(
-                job, "KV layouts differ: model, dtype, block size and layer groups must be equal on both sides"
+                job, f"KV layouts differ: the prefill engine's is {self._layout}; the decode engine's {message.layout}"
             )
             return
         try:

@@ -86,7 +86,7 @@ class EngineServer:
             vocab_size=engine.model_config.vocab_size,
             block_size=config.kvcache_block_size,
             num_blocks=engine.num_blocks,
-            layout=engine.layout.digest().hex(),
+            layout=str(engine.layout),
             max_num_seqs=config.max_num_seqs,
             eos_token_ids=engine.model_config.eos_token_ids,
             sampling_defaults=engine.model_config.sampling_defaults,

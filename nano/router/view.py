@@ -222,7 +222,8 @@ class View:
             return "; ".join(sorted(broken))
         roles = {engine.info.role for engine in up}
         if "decode" in roles and "prefill" in roles:
-            return "no decode and prefill engine have the same KV layout"
+            layouts = "; ".join(sorted({f"{e.info.role}: {e.info.layout}" for e in up if e.info.role != "hybrid"}))
+            return f"no decode and prefill engine have the same KV layout ({layouts})"
         if "decode" in roles:
             return "a decode engine is up, but no prefill engine"
         if "prefill" in roles:

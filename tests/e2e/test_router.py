@@ -835,6 +835,24 @@ def test_prefill_and_decode_engines_are_paired_by_layout_and_in_turn(model_dir: 
                 stub.close()
 
 
+def test_engines_of_different_kv_layouts_alone_are_named_by_layout(model_dir: Path, tokenizer: Tokenizer) -> None:
+    script = Script([65], stop_token=tokenizer.eos_token_id or 0)
+    layouts = {"decode": "bfloat16, 2 layers", "prefill": "float8_e4m3fn, 2 layers"}
+    stubs = {role: Stub(role, "tcp://127.0.0.1:*", lambda _: script) for role in layouts}
+    router = RouterThread(
+        {r: stub.info(role=r, model_path=str(model_dir), layout=layouts[r]) for r, stub in stubs.items()}
+    )
+    with httpx.Client(base_url=router.url) as http:
+        try:
+            wait_until(lambda: metric_up(http) == 2)
+            lack = "decode: bfloat16, 2 layers; prefill: float8_e4m3fn, 2 layers"
+            assert lack in http.get("/ready").text
+        finally:
+            router.close()
+            for stub in stubs.values():
+                stub.close()
+
+
 def metric_up(http: httpx.Client) -> int:
     return sum(line.endswith(" 1.0") for line in http.get("/metrics").text.splitlines() if "engine_up{" in line)
 

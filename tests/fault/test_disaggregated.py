@@ -330,9 +330,15 @@ def test_an_unreachable_prefill_engine_is_an_error_not_a_wait(tiny: Path) -> Non
         wait(lambda: idle(decode))
 
 
-def test_different_layouts_do_not_pair(tiny: Path) -> None:
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [("kvcache_block_size", 32, ("blocks of 32", "blocks of 16")), ("dtype", "bfloat16", ("bfloat16", "float32"))],
+)
+def test_engines_of_different_layouts_do_not_pair_and_name_both(
+    option: str, value: object, named: tuple[str, str], tiny: Path
+) -> None:
     with (
-        EngineServer(config(tiny, "prefill", kvcache_block_size=32)) as prefill,
+        EngineServer(config(tiny, "prefill", **{option: value})) as prefill,
         EngineServer(config(tiny, "decode")) as decode,
         EngineClient(decode.address) as client,
     ):
@@ -340,7 +346,9 @@ def test_different_layouts_do_not_pair(tiny: Path) -> None:
         failure = collect(client, ended(1), 10)[1][0].failure
         assert failure is not None
         assert failure.code == "invalid"
-        assert "layout" in failure.message
+        prefills, decodes = failure.message.split(";")
+        assert named[0] in prefills
+        assert named[1] in decodes
 
 
 def test_a_client_that_reads_late_gets_every_token(tiny: Path) -> None:

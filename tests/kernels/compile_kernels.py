@@ -78,9 +78,7 @@ def main() -> None:
         k, v = pool[:, 0, 0], pool[:, 0, 1]
         for rows in (1, 64):
             current = f"{rows} sequences, {cache} cache"
-            some = (k, v, tables[:rows], ints[:rows], q[:rows], 0.1, scratch)
-            attention.decode_attention(q[:rows], *some)
-            attention.rope_decode_attention(qkv[:rows], head_norm, head_norm, 1e-6, table, *some)
+            attention.decode_attention(q[:rows], k, v, tables[:rows], ints[:rows], q[:rows], 0.1, scratch)
         current = f"{cache} cache"
         attention.prefill_attention(q, k, v, tables, ints, ints[:63], q, 0.1)
         rope.qk_norm_rope_write(qkv, head_norm, head_norm, 1e-6, table, ints, slots, k, v, q)

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import torch
 
-from nano.engine.kernels import expert_products, expert_rows, linear, moe, quantize, routing
+from nano.engine.kernels import expert_products, expert_rows, hopper_linear, linear, moe, quantize, routing
 from nano.engine.kernels.linear_tiles import TILES, Tile
 
-MODULES = (expert_products, expert_rows, linear, quantize, routing)
+MODULES = (expert_products, expert_rows, hopper_linear, linear, quantize, routing)
 HALF, FP8 = torch.bfloat16, torch.float8_e4m3fn
 EXPERTS, TOP_K, HIDDEN, INNER = 128, 8, 2048, 768
 
@@ -33,9 +33,15 @@ def launches() -> Iterator[str]:
                 linear.linear_fp8(x, None, torch.empty(n, k, dtype=FP8), scales, out)
             else:
                 linear.linear(x, torch.empty(n, k, dtype=HALF), out)
-    x, out = torch.empty(4, 1024, dtype=HALF), torch.empty(4, 3072, dtype=HALF)
-    yield "4 rows, bf16, norm and SiLU in one"
-    linear.linear_norm(x, x, torch.empty(1024), 1e-6, torch.empty(6144, 1024, dtype=HALF), out, x.clone(), silu=True)
+    x, out = torch.empty(512, 1024, dtype=HALF), torch.empty(512, 3072, dtype=HALF)
+    yield "512 rows, bf16, SiLU at the end"
+    linear.linear_silu(x, torch.empty(6144, 1024, dtype=HALF), out)
+    yield "64 rows, fp8, K in parts"
+    hopper_linear.linear_hopper(
+        torch.empty(64, 4096, dtype=FP8), torch.empty(32, 64).T, torch.empty(4096, 4096, dtype=FP8),
+        torch.empty(32, 32), torch.empty(64, 4096, dtype=HALF), 2, torch.empty(1 << 20),
+        torch.zeros(32, dtype=torch.int32),
+    )  # fmt: skip
     yield "experts"
     logits, shares = torch.empty(64, EXPERTS, dtype=HALF), torch.empty(64, TOP_K)
     ids = torch.zeros(64, TOP_K, dtype=torch.int32)

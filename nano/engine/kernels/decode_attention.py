@@ -11,14 +11,13 @@ from triton.language.extra import cuda as tlx
 
 from nano.engine.kernels.launch import dependent_launch, processors
 from nano.engine.kernels.paging import LOG2E, MASKED_SCORE, dot, prefetch_rows, tile_rows
-from nano.engine.kernels.rope import normed_rotated_row, to_cache
 from nano.errors import InvalidInput
 
 
 @triton.jit
-def _tiles_of(lengths, TILE: tl.constexpr, FUSED: tl.constexpr):
-    """Tiles of a sequence, at least one; FUSED: its last position is not in the cache yet."""
-    return tl.maximum(tl.cdiv(lengths - FUSED, TILE), 1)
+def _tiles_of(lengths, TILE: tl.constexpr):
+    """Tiles of a sequence, at least one."""
+    return tl.maximum(tl.cdiv(lengths, TILE), 1)
 
 
 @triton.jit
@@ -76,9 +75,7 @@ def _merge(partials, all_tops, all_wholes, out_base, out_head, pieces, v_scale,
 
 @triton.jit(do_not_specialize=["sequences", "table_stride"], do_not_specialize_on_alignment=["tables", "context_lens"])
 def _decode(
-    q,  # [sequences, KV_HEADS * GROUP, HEAD_DIM]; FUSED: with heads of K, then of V after them
-    q_norm, k_norm,  # FUSED: fp32 [HEAD_DIM], or null
-    rope_table,  # FUSED: fp32 [positions, HEAD_DIM]: cos | sin
+    q,  # [sequences, KV_HEADS * GROUP, HEAD_DIM]
     k, v,  # [blocks, kv_heads, BLOCK_SIZE, HEAD_DIM]
     tables,  # int32 [sequences, .]
     context_lens,  # int32 [sequences]
@@ -86,13 +83,13 @@ def _decode(
     partials,  # fp32 [pieces, GROUP, HEAD_DIM]
     tops, wholes,  # fp32 [pieces, GROUP]: greatest score, sum
     arrivals,  # int32 [sequences, kv_heads], zero before and after
-    scale, k_scale, v_scale, eps, sequences, table_stride,
+    scale, v_scale, sequences, table_stride,
     q_sequence, k_block, k_head, v_block, v_head, out_sequence,
     q_head: tl.constexpr, k_token: tl.constexpr, v_token: tl.constexpr, out_head: tl.constexpr,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_ROWS: tl.constexpr, ROWS: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr,
     SEARCH: tl.constexpr, PIECES: tl.constexpr, LEAST: tl.constexpr, PREFETCH: tl.constexpr,
-    FUSED: tl.constexpr, PDL: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """All tiles of all (sequence, KV head) in a row, shared out evenly among the programs.
 
@@ -104,7 +101,7 @@ def _decode(
     sequence = 0
     start = 0
     if SEARCH == 1:
-        total = _tiles_of(tl.load(context_lens), TILE, FUSED) * KV_HEADS
+        total = _tiles_of(tl.load(context_lens), TILE) * KV_HEADS
         share = tl.maximum(tl.cdiv(total, tl.num_programs(0)), LEAST)
         unit = program * share
     else:
@@ -113,7 +110,7 @@ def _decode(
         for first in range(0, sequences, SEARCH):
             inside = first + lanes < sequences
             lengths = tl.load(context_lens + first + lanes, mask=inside, other=0)
-            total += tl.sum(tl.where(inside, _tiles_of(lengths, TILE, FUSED), 0))
+            total += tl.sum(tl.where(inside, _tiles_of(lengths, TILE), 0))
         total *= KV_HEADS
         share = tl.maximum(tl.cdiv(total, tl.num_programs(0)), LEAST)
         unit = program * share
@@ -121,7 +118,7 @@ def _decode(
         for first in range(0, sequences, SEARCH):
             inside = first + lanes < sequences
             lengths = tl.load(context_lens + first + lanes, mask=inside, other=0)
-            units = tl.where(inside, _tiles_of(lengths, TILE, FUSED), 0) * KV_HEADS
+            units = tl.where(inside, _tiles_of(lengths, TILE), 0) * KV_HEADS
             before = inside & (passed + tl.cumsum(units, 0) <= unit)
             sequence += tl.sum(before.to(tl.int32))
             start += tl.sum(tl.where(before, units, 0))
@@ -132,7 +129,7 @@ def _decode(
         if PREFETCH > 0 and unit < end:
             # No kernel of this step but one writes to these tiles, and that only to the last position.
             length = tl.load(context_lens + sequence)
-            tiles = _tiles_of(length, TILE, FUSED)
+            tiles = _tiles_of(length, TILE)
             head = (unit - start) // tiles
             low = unit - start - head * tiles
             table = tables + tl.cast(sequence, tl.int64) * table_stride
@@ -148,7 +145,7 @@ def _decode(
     columns = tl.arange(0, HEAD_DIM)
     while unit < end:
         length = tl.load(context_lens + sequence)
-        tiles = _tiles_of(length, TILE, FUSED)
+        tiles = _tiles_of(length, TILE)
         head = (unit - start) // tiles
         segment = start + head * tiles
         low = unit - segment
@@ -161,30 +158,6 @@ def _decode(
         greatest = tl.full([ROWS], MASKED_SCORE, tl.float32)
         sums = tl.zeros([ROWS], tl.float32)
         acc = tl.zeros([ROWS, HEAD_DIM], tl.float32)
-        if FUSED:
-            length -= 1
-            position = tl.maximum(length, 0)
-            query = normed_rotated_row(
-                query, q_rows, rows[:, None] < GROUP, q_norm, rope_table, position, eps, HEAD_DIM
-            )
-            query = query.to(q.dtype.element_ty)
-            # The program of the last tile begins with the new position, and stores it.
-            new = tl.full([1, 1], (high == tiles) & (length >= 0), tl.int1)
-            k_row = q_row + (KV_HEADS * GROUP + head) * q_head + columns[None, :]
-            key = tl.load(k_row, mask=new, other=0.0)
-            key = normed_rotated_row(key, k_row, new, k_norm, rope_table, position, eps, HEAD_DIM)
-            key = to_cache(key, k_scale, k.dtype.element_ty)
-            value = tl.load(k_row + KV_HEADS * q_head, mask=new, other=0.0).to(tl.float32)
-            value = to_cache(value, v_scale, v.dtype.element_ty)
-            block = tl.load(table + position // BLOCK_SIZE).to(tl.int64)
-            offset = position % BLOCK_SIZE
-            tl.store(k + block * k_block + head * k_head + offset * k_token + columns[None, :], key, mask=new)
-            tl.store(v + block * v_block + head * v_head + offset * v_token + columns[None, :], value, mask=new)
-            opens = tl.full([ROWS], (high == tiles) & (length >= 0), tl.int1)
-            score = tl.sum(query.to(tl.float32) * key.to(tl.float32), 1) * scale
-            greatest = tl.where(opens, score, greatest)
-            sums = tl.where(opens, 1.0, sums)
-            acc += tl.broadcast_to(value.to(tl.float32), [ROWS, HEAD_DIM])
         for tile in tl.range(low, high, num_stages=STAGES):
             tile_keys, tile_values = _load_tile(k, v, table, tile, length, head, k_block, k_head, k_token,
                                                 v_block, v_head, v_token, HEAD_DIM, BLOCK_SIZE, TILE)  # fmt: skip
@@ -261,50 +234,6 @@ class DecodeScratch:
         self.arrivals = torch.zeros(max_seqs * heads, dtype=torch.int32, device=device)
 
 
-def _launch(
-    q: torch.Tensor,
-    q_norm: torch.Tensor | None,
-    k_norm: torch.Tensor | None,
-    rope_table: torch.Tensor | None,
-    eps: float,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    tables: torch.Tensor,
-    context_lens: torch.Tensor,
-    out: torch.Tensor,
-    scale: float,
-    scratch: DecodeScratch,
-    k_scale: float,
-    v_scale: float,
-    config: DecodeConfig | None,
-) -> None:
-    sequences, heads, head_dim = out.shape
-    kv_heads, block_size = k.shape[1], k.shape[2]
-    group = heads // kv_heads
-    if config is None:
-        config = decode_config(sequences, k.element_size())
-    programs = config.programs * processors(scratch.device)
-    rows = (programs + sequences * kv_heads) * group
-    if rows > scratch.partials.shape[0] or sequences * kv_heads > scratch.arrivals.shape[0]:
-        raise InvalidInput(
-            f"decode_attention: {sequences} sequences of {heads} heads need scratch of {rows} rows, "
-            f"got {scratch.partials.shape[0]}"
-        )
-    pdl = dependent_launch(out.device)
-    _decode[(programs,)](
-        q, q_norm, k_norm, rope_table, k, v, tables, context_lens, out,
-        scratch.partials, scratch.tops, scratch.wholes, scratch.arrivals,
-        scale * k_scale * LOG2E, k_scale, v_scale, eps, sequences, tables.stride(0),
-        q.stride(0), k.stride(0), k.stride(1), v.stride(0), v.stride(1), out.stride(0),
-        q.stride(1), k.stride(2), v.stride(2), out.stride(1),
-        KV_HEADS=kv_heads, GROUP=group, GROUP_ROWS=triton.next_power_of_2(group), ROWS=16,
-        HEAD_DIM=head_dim, BLOCK_SIZE=block_size, TILE=config.tile, STAGES=config.stages,
-        SEARCH=1 if sequences == 1 else 256, PIECES=config.pieces if group <= 4 else 4, LEAST=config.least,
-        PREFETCH=config.prefetch, FUSED=rope_table is not None, PDL=pdl,
-        num_warps=config.warps, launch_pdl=pdl,
-    )  # fmt: skip
-
-
 def decode_attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -323,47 +252,28 @@ def decode_attention(
     q, out [S, H, D]; k, v [blocks, H_kv, block_size, D] (their dtype, or float8_e4m3fn times `k_scale`, `v_scale`);
     tables int32 [S, W], context_lens int32 [S]. A sequence of context 0 gets zeros. `scale` multiplies q·k.
     """
-    _launch(q, None, None, None, 0.0, k, v, tables, context_lens, out, scale, scratch, k_scale, v_scale, config)
-
-
-def rope_decode_attention(
-    qkv: torch.Tensor,
-    q_norm: torch.Tensor | None,
-    k_norm: torch.Tensor | None,
-    eps: float,
-    rope_table: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    tables: torch.Tensor,
-    context_lens: torch.Tensor,
-    out: torch.Tensor,
-    scale: float,
-    scratch: DecodeScratch,
-    k_scale: float = 1.0,
-    v_scale: float = 1.0,
-    config: DecodeConfig | None = None,
-) -> None:
-    """qk_norm_rope_write and decode_attention in one kernel: one new token a sequence, at position context - 1.
-
-    qkv [S, (H + 2 H_kv) * D]; out [S, H, D]; q_norm, k_norm fp32 [D], or None; rope_table fp32 [P, D], cosines then
-    sines. The token's K and V go to their slot of k and v; a sequence of context 0 stores nothing and gets zeros. Else
-    as decode_attention.
-    """
-    heads = qkv.view(qkv.shape[0], -1, out.shape[2])
-    _launch(
-        heads,
-        q_norm,
-        k_norm,
-        rope_table,
-        eps,
-        k,
-        v,
-        tables,
-        context_lens,
-        out,
-        scale,
-        scratch,
-        k_scale,
-        v_scale,
-        config,
-    )
+    sequences, heads, head_dim = out.shape
+    kv_heads, block_size = k.shape[1], k.shape[2]
+    group = heads // kv_heads
+    if config is None:
+        config = decode_config(sequences, k.element_size())
+    programs = config.programs * processors(scratch.device)
+    rows = (programs + sequences * kv_heads) * group
+    if rows > scratch.partials.shape[0] or sequences * kv_heads > scratch.arrivals.shape[0]:
+        raise InvalidInput(
+            f"decode_attention: {sequences} sequences of {heads} heads need scratch of {rows} rows, "
+            f"got {scratch.partials.shape[0]}"
+        )
+    pdl = dependent_launch(out.device)
+    _decode[(programs,)](
+        q, k, v, tables, context_lens, out,
+        scratch.partials, scratch.tops, scratch.wholes, scratch.arrivals,
+        scale * k_scale * LOG2E, v_scale, sequences, tables.stride(0),
+        q.stride(0), k.stride(0), k.stride(1), v.stride(0), v.stride(1), out.stride(0),
+        q.stride(1), k.stride(2), v.stride(2), out.stride(1),
+        KV_HEADS=kv_heads, GROUP=group, GROUP_ROWS=triton.next_power_of_2(group), ROWS=16,
+        HEAD_DIM=head_dim, BLOCK_SIZE=block_size, TILE=config.tile, STAGES=config.stages,
+        SEARCH=1 if sequences == 1 else 256, PIECES=config.pieces if group <= 4 else 4, LEAST=config.least,
+        PREFETCH=config.prefetch, PDL=pdl,
+        num_warps=config.warps, launch_pdl=pdl,
+    )  # fmt: skip

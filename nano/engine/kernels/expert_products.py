@@ -241,16 +241,17 @@ def choose(pairs: int, experts: int, gated: bool, dtype: torch.dtype) -> Tile:
     if dtype.itemsize == 4:
         return Tile(16 if mean <= 16 else 32, 64, 32, stages=3)
     if dtype == FP8:  # the act of a tile's rows is quantised by groups of 128
-        if mean <= 24:
-            few = 16 if mean <= 8 else 32
-            return Tile(few, 128, 128, stages=3, tma=few == 16 or not gated)
-        return Tile(64 if gated else 128, 128, 128, warps=8, stages=3)
+        if mean <= 40 or (gated and mean <= 96):
+            return Tile(16 if mean <= 8 else 32, 128, 128, stages=3, tma=True)
+        if mean <= 96:
+            return Tile(64, 128, 128, stages=3, tma=True)
+        return Tile(64, 256, 128, warps=8, stages=4, tma=True, stays=True)
     if mean <= 24:
         if gated:
             return Tile(16 if mean <= 8 else 32, 128, 128, warps=8, stages=3)
         return Tile(16, 64, 128) if mean <= 8 else Tile(16, 128, 128, warps=8, stages=3)
     if mean <= 96:
-        return Tile(64, 128, 64, warps=8)
+        return Tile(64, 128, 64, warps=8) if gated else Tile(64, 128, 64, stages=3, tma=True)
     return Tile(128, 128, 64, warps=8, stages=4 if gated else 3, tma=True)
 
 

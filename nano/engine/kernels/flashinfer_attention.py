@@ -18,13 +18,11 @@ import triton
 import triton.language as tl
 
 from nano.engine.kernels.launch import dependent_launch, processors
-from nano.errors import SystemFault
 
 INT_BYTES = 8 << 20  # a plan: at most some 4,096 tiles of 64 heads
 DECODE_TILE = 16  # rows of a decode tile: a group of at most 16 query heads
 HND = 1  # [blocks, kv_heads, block_size, head_dim]
 NOT_CAUSAL, CAUSAL = 0, 1
-TOLERANCE = 2e-2  # of the greatest magnitude, in bf16
 MODULES = {"decode": "fa2", "prefill": "fa3"}  # by kind of step
 
 Int32 = npt.NDArray[np.int32]
@@ -88,10 +86,9 @@ class FlashInferAttention:
     """Plans and runs steps of at most `max_seqs` sequences of `width` blocks. `copies` plans may be on their way up.
 
     Everything is allocated here; the compiled modules come by `bind`. All plans are CUDA graphs' plans: kernels read
-    what differs between steps of one padded size from fixed addresses, and `plan` returns the rest.
+    what differs between steps of one padded size from fixed addresses, and `plan` returns the rest. The tensors that a
+    module is given are the device's, so that it works on torch's current stream.
     """
-
-    name = "flashinfer"
 
     def __init__(self, shape: Shape, max_seqs: int, width: int, copies: int, device: torch.device) -> None:
         self.shape = shape
@@ -119,11 +116,12 @@ class FlashInferAttention:
         """The compiled modules, by kind of step."""
         self._modules = dict(modules)
 
-    def plan(self, decode: bool, tokens: int, seqs: int, cu_query: Int32, context_lens: Int32, turn: int) -> Hashable:
-        """Shares a step out among the multiprocessors and enqueues the result's way up from copy `turn`.
+    def plan(self, kind: str, tokens: int, seqs: int, cu_query: Int32, context_lens: Int32, turn: int) -> Hashable:
+        """Shares a step out among the multiprocessors and enqueues the result's way up from pinned copy `turn`.
 
-        cu_query [S + 1] and context_lens [S] are the step's own, `tokens` and `seqs` what it is padded to. Returns
-        what a CUDA graph of the step depends on besides its shape.
+        Waits for nothing: `turn`'s plan before must have gone up. cu_query [S + 1] and context_lens [S] are the step's
+        own, `tokens` and `seqs` what it is padded to. Returns what a CUDA graph of the step depends on besides its
+        shape: offsets and grids, none of the lengths.
         """
         count, block_size = len(context_lens), self.shape.block_size
         queries, pages, lens = self._query_starts.numpy(), self._page_starts.numpy(), self._lens.numpy()
@@ -132,7 +130,7 @@ class FlashInferAttention:
         lens[:count] = context_lens
         lens[count:seqs] = 0
         np.cumsum((lens[:seqs] + (block_size - 1)) // block_size, out=pages[1 : seqs + 1])
-        self._kind = "decode" if decode else "prefill"
+        self._kind, decode = kind, kind == "decode"
         # Last: sliding window (none); for decode's module the split size (its choice), whether not to split, and SMs
         # left to others.
         end = (-1, -1, False, 0) if decode else (-1,)
@@ -176,40 +174,3 @@ class FlashInferAttention:
             self._floats, self._ints, self._info, q, k, v, cu_query, self._indptr[: seqs + 1], self._indices,
             self._last_page_lens[:seqs], out, None, *end,
         )  # fmt: skip
-
-
-def verify(shape: Shape, modules: Mapping[str, Any], device: torch.device) -> None:
-    """Runs a small step of each kind on the current stream. Raises SystemFault if an answer is not float64's."""
-    generator = torch.Generator(device).manual_seed(0)
-    contexts, width, layers = [3 * shape.block_size + 5, 1, shape.block_size], 4, 2
-    pool = torch.randn(
-        len(contexts) * width, layers, 2, shape.kv_heads, shape.block_size, shape.head_dim,
-        generator=generator, dtype=torch.float32, device=device,
-    ).to(shape.dtype)  # fmt: skip
-    k, v = pool[:, 1, 0], pool[:, 1, 1]
-    tables = torch.arange(len(pool), dtype=torch.int32, device=device).flip(0).view(len(contexts), width)
-    lens = np.array(contexts, np.int32)
-    backend = FlashInferAttention(shape, len(contexts), width, 1, device)
-    backend.bind(modules)
-    for kind in modules:
-        queries = [1, 1, 1] if kind == "decode" else [2 * shape.block_size, 1, 7]
-        starts = np.cumsum([0, *queries], dtype=np.int32)
-        q = torch.randn(
-            int(starts[-1]), shape.heads, shape.head_dim, generator=generator, dtype=torch.float32, device=device
-        ).to(shape.dtype)
-        out = torch.zeros_like(q)
-        backend.plan(kind == "decode", len(q), len(lens), starts, lens, 0)
-        backend.begin(tables, torch.from_numpy(lens).to(device))
-        scale = shape.head_dim**-0.5
-        backend.run(q, k, v, torch.from_numpy(starts).to(device), out, scale)
-        for i, (context, count) in enumerate(zip(contexts, queries, strict=True)):
-            rows = slice(int(starts[i]), int(starts[i + 1]))
-            keys, values = (x[tables[i].long()].transpose(1, 2).flatten(0, 1)[:context].double() for x in (k, v))
-            asked = q[rows].double().unflatten(1, (shape.kv_heads, -1))
-            scores = torch.einsum("qhgd,chd->hgqc", asked, keys) * scale
-            last = context - count + torch.arange(count, device=device)
-            scores.masked_fill_(torch.arange(context, device=device)[None, :] > last[:, None], -torch.inf)
-            want = torch.einsum("hgqc,chd->qhgd", scores.softmax(-1), values).flatten(1, 2)
-            error = float((out[rows].double() - want).abs().max() / want.abs().max())
-            if not error < TOLERANCE:
-                raise SystemFault(f"flashinfer: {kind}: expected float64's answer, got one {error:.2g} away")

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from signal import SIGKILL, SIGTERM
 from typing import Any
 
 import torch
@@ -21,24 +24,22 @@ import torch
 from nano.errors import MissingExtra, SystemFault
 
 DEADLINE = 1200.0  # seconds
-VERSION = (0, 6)  # of FlashInfer: the arguments of its modules' functions are those of this one
+VERSIONS = (0, 6, 14), (0, 7)  # of FlashInfer, the last excluded: its modules' functions have these arguments
 
 
 def require() -> None:
     """Raises MissingExtra unless FlashInfer is installed, in a version whose modules' functions are known."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    if find_spec("flashinfer") is None or find_spec("tvm_ffi") is None:
-        raise MissingExtra("attention_backend: flashinfer is not installed: pip install 'nano-serve[flashinfer]'")
     try:
         found = version("flashinfer-python")
-    except PackageNotFoundError:
+        version("apache-tvm-ffi")
+    except PackageNotFoundError as error:
         raise MissingExtra(
-            "attention_backend: flashinfer has no version: pip install 'nano-serve[flashinfer]'"
+            f"attention_backend: flashinfer needs {error.name}: pip install 'nano-serve[flashinfer]'"
         ) from None
-    if tuple(int(part) for part in found.split(".")[:2]) != VERSION:
-        wanted = ".".join(map(str, VERSION))
-        raise MissingExtra(f"attention_backend: expected flashinfer {wanted}, got {found}")
+    first, end = VERSIONS
+    if not first <= tuple(int(part) for part in re.findall(r"\d+", found)[:3]) < end:
+        wanted = f"at least {'.'.join(map(str, first))} and less than {'.'.join(map(str, end))}"
+        raise MissingExtra(f"attention_backend: flashinfer: expected version {wanted}, got {found}")
 
 
 class Build:
@@ -64,8 +65,9 @@ class Build:
         try:
             out, error = self._process.communicate(timeout=deadline)
         except subprocess.TimeoutExpired:
-            self.cancel()
             raise SystemFault(f"flashinfer: expected its build to end within {deadline:.0f} s") from None
+        finally:
+            self.cancel()
         if self._process.returncode:
             raise SystemFault(f"flashinfer: its build ended with {self._process.returncode}: {error.strip()[-2000:]}")
         import tvm_ffi
@@ -75,9 +77,12 @@ class Build:
 
     def cancel(self) -> None:
         """Ends the build, if it is still under way, with the compilers that it started."""
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, 15)
-        self._process.wait(10)
+        for signal in (SIGTERM, SIGKILL):
+            if self._process.poll() is not None:
+                return
+            os.killpg(self._process.pid, signal)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(10)
 
 
 def build(dtype: torch.dtype, head_dim: int, modules: Iterable[str]) -> dict[str, Path]:

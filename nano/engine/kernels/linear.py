@@ -1,23 +1,22 @@
-"""out = x @ weight.T for a step's rows: own kernels up to 64 rows, where weights are read once; else cuBLAS."""
+"""out = x @ weight.T for a step's rows: own kernels for few, where reading the weights is all; else cuBLAS."""
 
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 from typing import Any
 
 import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from nano.engine.kernels import hopper_linear
 from nano.engine.kernels.launch import dependent_launch, processors
 from nano.engine.kernels.linear_kernels import many_silu_kernel, rows_kernel, vector_kernel
-from nano.engine.kernels.linear_tiles import TILES, Tile
-from nano.engine.kernels.quantize import GROUP
+from nano.engine.kernels.linear_tiles import PARTS, TILES, Tile
 from nano.engine.kernels.quantize import new_scales as new_scales
 from nano.errors import InvalidInput
 
 MAX_ROWS = 64  # the own kernels' most rows
-FUSED_ROWS = 16  # the most rows of linear_norm, and of fp8 products with activations that are not quantised yet
+FUSED_ROWS = 16  # the most rows of fp8 products with activations that are not quantised yet
 MANY_ROWS = 512  # from so many rows, gate, up and SiLU in one kernel beat a product and SiLU in turn
 ROWS_STEP = 4  # cuBLAS's block-scaled product takes multiples of it
 SCALES_STEP = 4  # columns of a weight's scales
@@ -34,11 +33,11 @@ def _power(value: int) -> int:
     return 1 << (value - 1).bit_length()
 
 
-def choose(rows: int, n: int, k: int, fp8: bool, silu: bool = False) -> Tile | None:
-    """How `rows` activations and an [n, k] weight (with silu [2n, k]) are multiplied; None: by cuBLAS."""
+def choose(rows: int, n: int, k: int, fp8: bool) -> Tile | None:
+    """How `rows` activations and an [n, k] weight are multiplied; None: by cuBLAS."""
     measured = TILES.get((n, k, fp8), {})
     least = next((most for most in measured if rows <= most), None)
-    if least is not None and not silu:
+    if least is not None:
         return measured[least]
     if rows == 1:
         return Tile(4, 1024, stages=1, vector=True)
@@ -55,51 +54,49 @@ def _launch(
     out: torch.Tensor,
     x_scales: torch.Tensor | None = None,
     weight_scales: torch.Tensor | None = None,
-    delta: torch.Tensor | None = None,
-    norm: torch.Tensor | None = None,
-    residual: torch.Tensor | None = None,
-    eps: float = 0.0,
-    silu: bool = False,
 ) -> None:
     rows, k = x.shape
-    n = weight.shape[0] // (2 if silu else 1)
+    n = weight.shape[0]
     fp8 = weight_scales is not None
-    if fp8 and silu and n % GROUP:
-        raise InvalidInput(f"linear: fp8 gate and up rows come in multiples of {GROUP}, got {n}")
     tiles = -(-n // tile.rows)
-    flags: dict[str, Any] = {"EVEN": k % tile.depth == 0, "FP8": fp8, "NORM": norm is not None, "SILU": silu}
+    flags: dict[str, Any] = {"EVEN": k % tile.depth == 0, "FP8": fp8}
     pdl = dependent_launch(x.device)
     ahead = 0 if k * weight.element_size() % 16 else tile.ahead  # what is prefetched begins at a multiple of 16 bytes
     flags |= {"num_warps": tile.warps, "PDL": pdl, "launch_pdl": pdl}
     if tile.vector:
         vector_kernel[(tiles,)](
-            x, x_scales, delta, norm, residual, eps, weight, weight_scales, out, n, k,
-            0 if x_scales is None else x_scales.stride(1), ahead, BN=tile.rows, BK=tile.depth,
-            STAGES=tile.stages, **flags,
+            x, x_scales, weight, weight_scales, out, n, k, 0 if x_scales is None else x_scales.stride(1), ahead,
+            BN=tile.rows, BK=tile.depth, STAGES=tile.stages, **flags,
         )  # fmt: skip
         return
     partial, counters = _workspace(x.device) if tile.parts > 1 else (None, None)
     block = max(16, _power(rows))
     if partial is not None and counters is not None:
-        size = tiles * tile.parts * tile.rows * block * (2 if silu else 1)
+        size = tiles * tile.parts * tile.rows * block
         if size > partial.numel() or tiles > counters.numel():
             raise InvalidInput(f"linear: [{rows}, {k}] x [{n}, {k}]: {tile.parts} parts do not fit the workspace")
     scale_strides = (0, 0) if x_scales is None else x_scales.stride()
     rows_kernel[(tiles, tile.parts)](
-        x, x_scales, delta, norm, residual, eps, weight, weight_scales, out, partial, counters,
+        x, x_scales, weight, weight_scales, out, partial, counters,
         rows, n, k, x.stride(0), out.stride(0), *scale_strides, tile.parts, ahead,
         WIDE=fp8 and tile.wide, BM=block, BN=tile.rows, BK=tile.depth, num_stages=tile.stages,
         PRECISION="ieee" if x.dtype == torch.float32 else "tf32", **flags,
     )  # fmt: skip
 
 
-def _check(what: str, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, silu: bool = False) -> None:
-    n = weight.shape[0] // (2 if silu else 1)
+def _check(what: str, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
+    n = weight.shape[0]
     if x.shape[1] != weight.shape[1] or out.shape != (x.shape[0], n) or x.stride(1) != 1 or out.stride(1) != 1:
         raise InvalidInput(
             f"{what}: expected x [M, K], weight [N, K], out [M, N], got {tuple(x.shape)}, "
             f"{tuple(weight.shape)}, {tuple(out.shape)}"
         )
+
+
+def _parts(rows: int, weight: torch.Tensor) -> int | None:
+    """In how many parts hopper_linear takes K; None: cuBLAS is faster."""
+    measured = PARTS.get((weight.shape[0], weight.shape[1]), {})
+    return next((parts for most, parts in measured.items() if rows <= most), None)
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, tile: Tile | None = None) -> None:
@@ -144,6 +141,10 @@ def linear_fp8(
         raise InvalidInput(
             f"linear_fp8: more than {FUSED_ROWS} rows are to be quantised first, got {rows} rows of bf16"
         )
+    if (parts := _parts(rows, weight)) is not None and hopper_linear.takes(x, weight):
+        partial, counters = _workspace(x.device)
+        hopper_linear.linear_hopper(x, x_scales, weight, weight_scales, out, parts, partial, counters)
+        return
     if rows % ROWS_STEP:  # cuBLAS wants whole steps; the engine's steps are padded to them
         more = -rows % ROWS_STEP
         whole = torch.empty((rows + more, out.shape[1]), dtype=out.dtype, device=out.device)
@@ -156,33 +157,6 @@ def linear_fp8(
     torch._scaled_mm(x, weight.T, scale_a=x_scales, scale_b=weight_scales.T, out_dtype=out.dtype, out=out)
 
 
-def linear_norm(
-    residual: torch.Tensor,
-    delta: torch.Tensor,
-    norm: torch.Tensor,
-    eps: float,
-    weight: torch.Tensor,
-    out: torch.Tensor,
-    residual_out: torch.Tensor,
-    weight_scales: torch.Tensor | None = None,
-    silu: bool = False,
-    tile: Tile | None = None,
-) -> None:
-    """residual_out = residual + delta; out = rms_norm(residual_out) @ weight.T, for up to 16 rows, all in one kernel.
-
-    residual, delta, residual_out: [M, K] contiguous, residual_out another buffer than residual: every program reads all
-    of residual. norm: fp32 [K]. With silu, weight is [2N, K] (gate | up) and out [M, N] = silu(gate) * up.
-    """
-    _check("linear_norm", residual, weight, out, silu)
-    rows, k = residual.shape
-    if rows > FUSED_ROWS or residual_out.data_ptr() == residual.data_ptr():
-        raise InvalidInput(f"linear_norm: expected at most {FUSED_ROWS} rows and two residual buffers, got {rows} rows")
-    n = weight.shape[0] // (2 if silu else 1)
-    tile = tile or choose(rows, n, k, fp8=weight_scales is not None, silu=silu) or Tile(64, 128)
-    tile = replace(tile, parts=1)  # a part of K does not know the rows' RMS
-    _launch(tile, residual, weight, out, None, weight_scales, delta, norm, residual_out, eps, silu)
-
-
 def fuses_silu(rows: int, weight: torch.Tensor) -> bool:
     """Whether `linear_silu` beats a product and SiLU in turn, for `rows` rows and a weight [2N, K]."""
     if weight.is_cuda and torch.cuda.get_device_capability(weight.device) < (9, 0):
@@ -191,9 +165,15 @@ def fuses_silu(rows: int, weight: torch.Tensor) -> bool:
     return half and rows >= MANY_ROWS and weight.shape[1] % 64 == 0 and weight.shape[0] % 256 == 0
 
 
-def _many_silu(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
+def linear_silu(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
+    """out [M, N] = silu(x @ gate.T) * (x @ up.T), weight [2N, K] (gate | up), in one kernel, where `fuses_silu`."""
     rows, k = x.shape
     n = weight.shape[0] // 2
+    if not fuses_silu(rows, weight) or weight.shape[1] != k or out.shape != (rows, n):
+        raise InvalidInput(
+            f"linear_silu: expected x [M, K], weight [2N, K], out [M, N] of what fuses_silu takes, got "
+            f"{tuple(x.shape)}, {tuple(weight.shape)} of {weight.dtype}, {tuple(out.shape)}"
+        )
     tall, wide, depth = 128, 128, 64
     programs = min(processors(x.device), -(-rows // tall) * -(-n // wide))
     pdl = dependent_launch(x.device)
@@ -204,26 +184,3 @@ def _many_silu(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None
         rows, n, k, BM=tall, BN=wide, BK=depth, GROUP=8, PROGRAMS=programs, PDL=pdl, num_warps=8, num_stages=3,
         launch_pdl=pdl,
     )  # fmt: skip
-
-
-def linear_silu(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    out: torch.Tensor,
-    x_scales: torch.Tensor | None = None,
-    weight_scales: torch.Tensor | None = None,
-    tile: Tile | None = None,
-) -> None:
-    """out [M, N] = silu(x @ gate.T) * (x @ up.T), weight [2N, K] (gate | up), in one kernel.
-
-    For up to 64 rows, or where `fuses_silu`.
-    """
-    _check("linear_silu", x, weight, out, True)
-    rows, k = x.shape
-    if tile is None and fuses_silu(rows, weight):
-        _many_silu(x, weight, out)
-        return
-    if rows > MAX_ROWS:
-        raise InvalidInput(f"linear_silu: expected at most {MAX_ROWS} rows, or what fuses_silu takes, got {rows}")
-    tile = tile or choose(rows, weight.shape[0] // 2, k, fp8=weight_scales is not None, silu=True) or Tile(64, 128)
-    _launch(tile, x, weight, out, x_scales, weight_scales, silu=True)

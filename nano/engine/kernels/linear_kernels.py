@@ -24,42 +24,18 @@ def silu_gate(gate, up):
     return gate / (1.0 + tl.exp(-gate)) * up
 
 
-@triton.jit
-def _activation(x, delta, norm, residual, m, k, M, K, x_stride, keep, NORM: tl.constexpr, EVEN: tl.constexpr):
-    """A [depth, rows] piece of the activations; with NORM of (x + delta) * norm, not yet divided by the rows' RMS."""
-    mask = (m < M)[None, :]
-    if not EVEN:
-        mask = mask & (k < K)[:, None]
-    at = m[None, :] * x_stride + k[:, None]
-    piece = tl.load(x + at, mask=mask, other=0.0)
-    square = piece
-    if NORM:
-        step = tl.load(delta + m[None, :] * K + k[:, None], mask=mask, other=0.0)
-        total = (piece.to(tl.float32) + step.to(tl.float32)).to(x.dtype.element_ty)
-        tl.store(residual + m[None, :] * K + k[:, None], total, mask=mask & keep)
-        square = total.to(tl.float32)
-        scale = tl.load(norm + k, mask=k < K, other=0.0)
-        piece = (square * scale[:, None]).to(x.dtype.element_ty)
-        square = square * square
-    return piece, square
-
-
 @triton.jit(do_not_specialize=["M"])
 def rows_kernel(
     x,  # [M, K], rows x_stride apart
-    x_scales,  # FP8 and not NORM: [M, K/128], any strides
-    delta,  # NORM: [M, K]
-    norm,  # NORM: [K]
-    residual,  # NORM: [M, K]
-    eps,
-    weight,  # [N, K]; SILU: [2N, K], gate rows, then up rows
-    weight_scales,  # FP8: [ceil(rows/128), ceil(K/128)]
+    x_scales,  # fp8 x: [M, K/128], any strides
+    weight,  # [N, K]
+    weight_scales,  # FP8: [ceil(N/128), ceil(K/128)]
     out,  # [M, N]
-    partial,  # [parts, tiles, (gate | up,) BN, BM]
+    partial,  # [parts, tiles, BN, BM]
     counters,  # [tiles]
     M, N, K, x_stride, out_stride, scale_row, scale_column, parts, ahead,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr, FP8: tl.constexpr, NORM: tl.constexpr,
-    SILU: tl.constexpr, WIDE: tl.constexpr, PDL: tl.constexpr, PRECISION: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr, FP8: tl.constexpr, WIDE: tl.constexpr,
+    PDL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     tile, part, tiles = tl.program_id(0), tl.program_id(1), tl.num_programs(0)
     n = tile * BN + tl.arange(0, BN)
@@ -72,25 +48,19 @@ def rows_kernel(
     if PDL and ahead > 0:
         size = tl.minimum(ahead, (end - begin) * (weight.dtype.element_ty.primitive_bitwidth // 8)) // 16 * 16
         prefetch(weight + row + begin, size)
-        if SILU:
-            prefetch(weight + row + begin + N.to(tl.int64) * K, size)
     start(PDL)
     acc = tl.zeros([BN, BM], tl.float32)
-    acc_up = tl.zeros([BN, BM] if SILU else [1, 1], tl.float32)
-    squares = tl.zeros([BM], tl.float32)
     groups = tl.cdiv(K, 128)
     scale_at = weight_scales if weight_scales is None else weight_scales + tile * BN // 128 * groups
     for at in tl.range(begin, end, BK):
         k = at + depth
+        inside = (m < M)[None, :]
         if EVEN:
             w = tl.load(weight + row[:, None] + k[None, :], eviction_policy="evict_first")
         else:
             w = tl.load(weight + row[:, None] + k[None, :], mask=(k < K)[None, :], other=0.0)
-        piece, square = _activation(
-            x, delta, norm, residual, m, k, M, K, x_stride, (at // BK) % tiles == tile, NORM, EVEN
-        )
-        if NORM:
-            squares += tl.sum(square, axis=0)
+            inside = inside & (k < K)[:, None]
+        piece = tl.load(x + m[None, :] * x_stride + k[:, None], mask=inside, other=0.0)
         if WIDE:
             wide = piece.to(tl.float32) * 256.0
             if x.dtype.element_ty == weight.dtype.element_ty:
@@ -110,67 +80,31 @@ def rows_kernel(
             acc += tl.dot(w, piece) * (scale * x_scale)[None, :]
         else:
             acc = tl.dot(w, piece, acc, input_precision=PRECISION)
-        if SILU:
-            if EVEN:
-                u = tl.load(weight + row[:, None] + k[None, :] + N.to(tl.int64) * K, eviction_policy="evict_first")
-            else:
-                u = tl.load(weight + row[:, None] + k[None, :] + N.to(tl.int64) * K, mask=(k < K)[None, :], other=0.0)
-            if WIDE:
-                scale = tl.load(scale_at + N // 128 * groups + k // 128, mask=k < K, other=0.0)
-                acc_up = tl.dot(u.to(tl.float16), (wide * scale[:, None]).to(tl.float16), acc_up)
-            elif FP8:
-                acc_up += tl.dot(u, piece) * (tl.load(scale_at + N // 128 * groups + group) * x_scale)[None, :]
-            else:
-                acc_up = tl.dot(u, piece, acc_up, input_precision=PRECISION)
     if WIDE:
         acc *= 1.0 / 256.0
-        if SILU:
-            acc_up *= 1.0 / 256.0
-    if NORM:
-        inverse = tl.rsqrt(squares / K + eps)[None, :]
-        acc *= inverse
-        if SILU:
-            acc_up *= inverse
     if parts > 1:
         local = tl.arange(0, BN)[:, None] * BM + m[None, :]
-        WIDTH: tl.constexpr = 2 if SILU else 1
-        here = partial + (part * tiles + tile) * (BN * BM * WIDTH) + local
-        tl.store(here, acc)
-        if SILU:
-            tl.store(here + BN * BM, acc_up)
+        tl.store(partial + (part * tiles + tile) * (BN * BM) + local, acc)
         tl.debug_barrier()  # every thread's part is written before this program counts as arrived
         if tl.atomic_add(counters + tile, 1, sem="acq_rel") == parts - 1:
             acc = tl.zeros([BN, BM], tl.float32)
-            acc_up = tl.zeros([BN, BM] if SILU else [1, 1], tl.float32)
             for other in range(parts):
-                there = partial + (other * tiles + tile) * (BN * BM * WIDTH) + local
-                acc += tl.load(there, cache_modifier=".cg")
-                if SILU:
-                    acc_up += tl.load(there + BN * BM, cache_modifier=".cg")
-            if SILU:
-                acc = silu_gate(acc, acc_up)
+                acc += tl.load(partial + (other * tiles + tile) * (BN * BM) + local, cache_modifier=".cg")
             _store(out, acc, n, m, M, N, out_stride)
             tl.store(counters + tile, 0)
     else:
-        if SILU:
-            acc = silu_gate(acc, acc_up)
         _store(out, acc, n, m, M, N, out_stride)
 
 
 @triton.jit
 def vector_kernel(
     x,  # [K]
-    x_scales,  # FP8 and not NORM, and x fp8: [K/128], scale_column apart
-    delta,  # NORM: [K]
-    norm,  # NORM: [K]
-    residual,  # NORM: [K]
-    eps,
-    weight,  # [N, K]; SILU: [2N, K]
-    weight_scales,  # FP8: [ceil(rows/128), ceil(K/128)]
+    x_scales,  # fp8 x: [K/128], scale_column apart
+    weight,  # [N, K]
+    weight_scales,  # FP8: [ceil(N/128), ceil(K/128)]
     out,  # [N]
     N, K, scale_column, ahead,
-    BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr, FP8: tl.constexpr, NORM: tl.constexpr, SILU: tl.constexpr,
-    STAGES: tl.constexpr, PDL: tl.constexpr,
+    BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr, FP8: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
     n = tile * BN + tl.arange(0, BN)
@@ -179,12 +113,8 @@ def vector_kernel(
     if PDL and ahead > 0:
         size = tl.minimum(ahead, K * (weight.dtype.element_ty.primitive_bitwidth // 8)) // 16 * 16
         prefetch(weight + row, size)
-        if SILU:
-            prefetch(weight + row + N.to(tl.int64) * K, size)
     start(PDL)
     acc = tl.zeros([BN, BK], tl.float32)
-    acc_up = tl.zeros([BN, BK] if SILU else [1, 1], tl.float32)
-    squares = tl.zeros([BK], tl.float32)
     groups = tl.cdiv(K, 128)
     for at in tl.range(0, K, BK, num_stages=STAGES):
         k = at + depth
@@ -193,41 +123,14 @@ def vector_kernel(
             w = tl.load(weight + row[:, None] + k[None, :], eviction_policy="evict_first")
         else:
             w = tl.load(weight + row[:, None] + k[None, :], mask=inside[None, :], other=0.0)
-        if SILU:
-            if EVEN:
-                u = tl.load(weight + row[:, None] + k[None, :] + N.to(tl.int64) * K, eviction_policy="evict_first")
-            else:
-                u = tl.load(weight + row[:, None] + k[None, :] + N.to(tl.int64) * K, mask=inside[None, :], other=0.0)
         piece = tl.load(x + k, mask=inside, other=0.0).to(tl.float32)
-        if NORM:
-            step = tl.load(delta + k, mask=inside, other=0.0).to(tl.float32)
-            total = (piece + step).to(x.dtype.element_ty)
-            tl.store(residual + k, total, mask=inside & ((at // BK) % tl.num_programs(0) == tile))
-            piece = total.to(tl.float32)
-            squares += piece * piece
-            piece = (piece * tl.load(norm + k, mask=inside, other=0.0)).to(x.dtype.element_ty).to(tl.float32)
         if FP8:
             if x.dtype.element_ty == weight.dtype.element_ty:
                 piece *= tl.load(x_scales + k // 128 * scale_column, mask=inside, other=0.0)
             scales = weight_scales + tile * BN // 128 * groups + k // 128
-            if SILU:
-                acc_up += (
-                    u.to(tl.float32) * (piece * tl.load(scales + N // 128 * groups, mask=inside, other=0.0))[None, :]
-                )
             piece *= tl.load(scales, mask=inside, other=0.0)
-        elif SILU:
-            acc_up += u.to(tl.float32) * piece[None, :]
         acc += w.to(tl.float32) * piece[None, :]
-    result = tl.sum(acc, axis=1)
-    if NORM:
-        inverse = tl.rsqrt(tl.sum(squares, axis=0) / K + eps)
-        result *= inverse
-    if SILU:
-        up = tl.sum(acc_up, axis=1)
-        if NORM:
-            up *= inverse
-        result = silu_gate(result, up)
-    tl.store(out + n, result.to(out.dtype.element_ty), mask=n < N)
+    tl.store(out + n, tl.sum(acc, axis=1).to(out.dtype.element_ty), mask=n < N)
 
 
 @triton.jit(do_not_specialize=["M"])

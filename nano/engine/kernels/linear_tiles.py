@@ -59,3 +59,15 @@ TILES: dict[tuple[int, int, bool], dict[int, Tile | None]] = {
     (5120, 2048, True): {1: _vector(8, 512), 16: Tile(64, 256, ahead=256)},
     (2048, 4096, True): {1: _vector(4, 2048), 16: Tile(64, 256, 4, ahead=256)},
 }  # fmt: skip
+
+# Of fp8: (N, K) -> most activation rows -> the parts of K in hopper_linear, as measured on an H200; else by cuBLAS.
+PARTS: dict[tuple[int, int], dict[int, int]] = {
+    # 8B: qkv, o, gate_up, down
+    (6144, 4096): {128: 1},
+    (4096, 4096): {64: 2, 128: 1},
+    (24576, 4096): {64: 1},
+    (4096, 12288): {128: 4},
+    # 30B-A3B: qkv, o
+    (5120, 2048): {128: 1},
+    (2048, 4096): {64: 4, 128: 2},
+}

@@ -11,30 +11,10 @@ from nano.engine.kernels.launch import dependent_launch
 
 
 @triton.jit
-def to_cache(values, scale, dtype: tl.constexpr):
+def _to_cache(values, scale, dtype: tl.constexpr):
     if dtype == tl.float8e4nv:
         return tl.clamp(values * (1.0 / scale), -448.0, 448.0).to(dtype)
     return values.to(dtype)
-
-
-@triton.jit
-def normed_rotated_row(rows, pointers, mask, norm, table, position, eps, HEAD_DIM: tl.constexpr):
-    """Heads rows [., HEAD_DIM], loaded from `pointers`, normed and rotated to one position; fp32.
-
-    Each element's partner in the rotation, half a head away, is loaded again instead of moved between threads.
-    """
-    HALF: tl.constexpr = HEAD_DIM // 2
-    columns = tl.arange(0, HEAD_DIM)
-    partners = (columns + HALF) % HEAD_DIM
-    rows = rows.to(tl.float32)
-    swapped = tl.load(pointers + (partners - columns)[None, :], mask=mask, other=0.0).to(tl.float32)
-    if norm is not None:
-        factor = tl.rsqrt(tl.sum(rows * rows, 1) / HEAD_DIM + eps)[:, None]
-        rows = rows * factor * tl.load(norm + columns)[None, :]
-        swapped = swapped * factor * tl.load(norm + partners)[None, :]
-    cos = tl.load(table + position.to(tl.int64) * HEAD_DIM + columns % HALF)
-    sin = tl.load(table + position.to(tl.int64) * HEAD_DIM + HALF + columns % HALF)
-    return rows * cos[None, :] + swapped * tl.where(columns < HALF, -sin, sin)[None, :]
 
 
 @triton.jit(do_not_specialize_on_alignment=["positions", "slots"])
@@ -89,12 +69,12 @@ def _qk_norm_rope_write(
     offset = slot % BLOCK_SIZE
     k_mask = (is_k & (slot >= 0))[:, None]
     k_rows = k + block * k_block + offset * k_token + (heads - HEADS)[:, None] * k_head + half[None, :]
-    tl.store(k_rows, to_cache(turned_left, k_scale, k.dtype.element_ty), mask=k_mask)
-    tl.store(k_rows + HALF, to_cache(turned_right, k_scale, k.dtype.element_ty), mask=k_mask)
+    tl.store(k_rows, _to_cache(turned_left, k_scale, k.dtype.element_ty), mask=k_mask)
+    tl.store(k_rows + HALF, _to_cache(turned_right, k_scale, k.dtype.element_ty), mask=k_mask)
     v_mask = (is_v & (slot >= 0))[:, None]
     v_rows = v + block * v_block + offset * v_token + (heads - HEADS - KV_HEADS)[:, None] * v_head + half[None, :]
-    tl.store(v_rows, to_cache(left, v_scale, v.dtype.element_ty), mask=v_mask)
-    tl.store(v_rows + HALF, to_cache(right, v_scale, v.dtype.element_ty), mask=v_mask)
+    tl.store(v_rows, _to_cache(left, v_scale, v.dtype.element_ty), mask=v_mask)
+    tl.store(v_rows + HALF, _to_cache(right, v_scale, v.dtype.element_ty), mask=v_mask)
 
 
 @triton.jit(do_not_specialize=["vocabulary"], do_not_specialize_on_alignment=["ids"])

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from nano.engine.attention_backends import AttentionBackends
+from nano.engine.attention_backends import LayerCache
+from nano.engine.attention_chooser import AttentionChooser
 from nano.engine.kernels import activation, linear, moe, norm, quantize, rope
+from nano.engine.kv_scales import KVScales
 from nano.engine.ops import AttentionShape, Buffer, Target
 from nano.engine.step_arrays import StepArrays
 from nano.errors import InvalidInput
@@ -73,13 +75,18 @@ class CudaOps:
 
     # --- memory
 
-    def bind_pool(self, pool: torch.Tensor) -> None:
-        """The KV pool, [blocks, layers, 2, kv_heads, block_size, head_dim], any strides but the last."""
-        self._keys = [pool[:, layer, 0] for layer in range(pool.shape[1])]
-        self._values = [pool[:, layer, 1] for layer in range(pool.shape[1])]
+    def bind_pool(self, pool: torch.Tensor, scales: KVScales) -> None:
+        """The KV pool, [blocks, layers, 2, kv_heads, block_size, head_dim], any strides but the last.
 
-    def bind_attention(self, backends: AttentionBackends) -> None:
-        self.attention_backends = backends
+        `scales` are of float8_e4m3fn alone.
+        """
+        self._caches = [
+            LayerCache(pool[:, layer, 0], pool[:, layer, 1], scales.k[layer], scales.v[layer])
+            for layer in range(pool.shape[1])
+        ]
+
+    def bind_attention(self, chooser: AttentionChooser) -> None:
+        self.attention_chooser = chooser
 
     def _empty(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         return torch.zeros(*shape, dtype=dtype or self.dtype, device=self.device)
@@ -156,7 +163,7 @@ class CudaOps:
 
     def begin(self, seqs: int, decode: bool) -> None:
         """The step's arrays have room for `seqs` sequences; decode: each of them has one query."""
-        self.attention_backends.current.begin(seqs, decode)
+        self.attention_chooser.current.begin(seqs, decode)
         self._residual.pending = True  # unless the step begins here: then `embed` says so
 
     def embed(self, weight: Weight, x: Buffer, n: int) -> None:
@@ -234,16 +241,17 @@ class CudaOps:
         shape: AttentionShape,
         n: int,
     ) -> None:
+        cache = self._caches[layer]
         rope.qk_norm_rope_write(
             qkv.tensor[:n], q_norm.tensor, k_norm.tensor, shape.eps, table.tensor, self.arrays.positions[:n],
-            self.arrays.slots[:n], self._keys[layer], self._values[layer],
-            q.tensor[:n].view(n, shape.heads, shape.head_dim),
+            self.arrays.slots[:n], cache.k, cache.v, q.tensor[:n].view(n, shape.heads, shape.head_dim),
+            cache.k_scale, cache.v_scale,
         )  # fmt: skip
 
     def attention(self, q: Buffer, out: Operand, layer: int, shape: AttentionShape, n: int) -> None:
         rows = q.tensor[:n].view(n, shape.heads, shape.head_dim)
         result = out.tensor[:n].view(n, shape.heads, shape.head_dim)
-        self.attention_backends.current.run(rows, self._keys[layer], self._values[layer], result, shape.head_dim**-0.5)
+        self.attention_chooser.current.run(rows, self._caches[layer], result, shape.head_dim**-0.5)
         values, scales = out.written(n, out.fp8 is not None)
         if scales is not None:
             quantize.quantize(out.tensor[:n], values, scales)
