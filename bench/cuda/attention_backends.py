@@ -2,10 +2,11 @@
 
     python bench/cuda/attention_backends.py [--write] [--cells decode,prefill] [--models 8B,0.6B,30B-A3B] [--repeats 10]
 
-Each answer is checked against float64 on some rows, and the two against each other on all. Then layers of one
-block-major pool are timed one after another in a CUDA graph, so that no call finds its cache in L2; FlashInfer's plan
-is timed on the host, and the kernel that gathers its pages on the device. Ratios are Triton's time over FlashInfer's
-for all layers of the model, plan included. `--write` puts this card's rows into the table.
+Each answer is checked against float64 on some rows, and the two against each other on all. Then up to 128 layers of one
+block-major pool are timed one after another in a CUDA graph, so that calls do not find their cache in L2; FlashInfer's
+plan is timed on the host (which in the engine overlaps the step before), and the kernel that gathers its pages on the
+device. Ratios are Triton's time over FlashInfer's; "with plan" is for all layers of the model. `--write` puts this
+card's rows into the table.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from nano.engine.kernels.flashinfer_build import Build, require
 from nano.engine.kernels.flashinfer_check import TOLERANCE, reference
 
 BLOCK_SIZE = 64
+PAGES_CALLS = 20  # in one graph, whose replay costs as much as several of them
 MODELS = {
     "8B": (36, Shape(32, 8, 128, BLOCK_SIZE, torch.bfloat16)),
     "0.6B": (28, Shape(16, 8, 128, BLOCK_SIZE, torch.bfloat16)),
@@ -62,7 +64,7 @@ class Step:
         self.shape, seqs, size = shape, len(contexts), shape.block_size
         counts = [-(-context // size) for context in contexts]
         layer = 4 * sum(counts) * size * shape.kv_heads * shape.head_dim
-        self.layers = max(1, min(24, (512 << 20) // layer))
+        self.layers = max(1, min(128, (512 << 20) // layer))
         self.pool = torch.empty(
             sum(counts), self.layers, 2, shape.kv_heads, size, shape.head_dim, dtype=shape.dtype, device="cuda"
         ).normal_()
@@ -132,7 +134,8 @@ class Step:
             begun = time.perf_counter()
             self.plan()
             times.append(time.perf_counter() - begun)
-        return ours, theirs, statistics.median(times) * 1e6 + graph_us(self.begin, repeats)
+        pages = graph_us(lambda: [self.begin() for _ in range(PAGES_CALLS)], repeats) / PAGES_CALLS
+        return ours, theirs, statistics.median(times) * 1e6 + pages
 
 
 def graph_us(call: Callable[[], object], repeats: int) -> float:
@@ -151,6 +154,26 @@ def graph_us(call: Callable[[], object], repeats: int) -> float:
         end.synchronize()
         times.append(start.elapsed_time(end) * 1e3)
     return statistics.median(times)
+
+
+def row(
+    kind: str, cell: str, lengths: Lengths, layers: int, shape: Shape, modules: dict[str, Any], repeats: int
+) -> dict[str, Any]:
+    """A row of the table."""
+    ours, theirs, plan = (round(us, 1) for us in Step(shape, lengths, modules).measure(repeats))
+    contexts, queries = lengths
+    return {
+        "kind": kind, "heads": shape.heads, "kv_heads": shape.kv_heads, "head_dim": shape.head_dim, "step": cell,
+        "seqs": len(contexts), "queries": round(statistics.mean(queries), 1),
+        "context": round(statistics.mean(contexts)), "triton_us": ours, "flashinfer_us": theirs, "plan_us": plan,
+        "layers": layers, "winner": winner(ours, theirs, plan, layers),
+    }  # fmt: skip
+
+
+def printed(line: dict[str, Any]) -> list[Any]:
+    ours, theirs, plan, layers = (line[key] for key in ("triton_us", "flashinfer_us", "plan_us", "layers"))
+    ratio = ours * layers / (theirs * layers + plan)
+    return [line["step"], ours, theirs, plan, f"{ours / theirs:.2f}", f"{ratio:.2f}", line["winner"]]
 
 
 def write(card: str, rows: list[dict[str, Any]]) -> None:
@@ -195,39 +218,27 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     failed = False
     for model in args.models.split(","):
-        layers, shape = MODELS[model]
         for kind, cells in (("decode", DECODE), ("prefill", PREFILL)):
             if kind not in args.cells.split(",") or kind not in modules:
                 continue
-            printed = []
+            layers, shape = MODELS[model]
+            measured = []
             for cell, lengths in cells.items():
                 try:
-                    ours, theirs, plan = Step(shape, lengths, modules).measure(args.repeats)
+                    measured.append(row(kind, cell, lengths, layers, shape, modules, args.repeats))
                 except Exception:
                     failed = True
                     print(f"{model} {kind} {cell}: failed")
                     traceback.print_exc()
-                    continue
-                finally:
-                    torch.cuda.empty_cache()
-                who = winner(ours, theirs, plan, layers)
-                ratio = ours * layers / (theirs * layers + plan)
-                printed.append([cell, ours, theirs, plan, f"{ours / theirs:.2f}", f"{ratio:.2f}", who])
-                contexts, queries = lengths
-                rows.append(
-                    {
-                        "kind": kind, "heads": shape.heads, "kv_heads": shape.kv_heads, "head_dim": shape.head_dim,
-                        "step": cell, "seqs": len(contexts), "queries": round(statistics.mean(queries), 1),
-                        "context": round(statistics.mean(contexts)), "triton_us": round(ours, 1),
-                        "flashinfer_us": round(theirs, 1), "plan_us": round(plan, 1), "layers": layers, "winner": who,
-                    }
-                )  # fmt: skip
+                    torch.cuda.synchronize()  # raises where the device is lost
+                torch.cuda.empty_cache()
             report.table(
                 f"{model} {kind}, us",
                 ["step", "Triton, a layer", "FlashInfer", "its plan, a step", "kernels' ratio", "with plan", "faster"],
-                printed,
+                [printed(line) for line in measured],
             )
             sys.stdout.flush()
+            rows += measured
             if args.write and rows:
                 write(card, rows)
     if failed:

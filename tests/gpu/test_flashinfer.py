@@ -18,6 +18,7 @@ import kernel_device  # noqa: E402, F401  (before triton: other tests of this pr
 
 from nano import LLM, SamplingParams  # noqa: E402
 from nano.demo.random_checkpoint import make_checkpoint  # noqa: E402
+from nano.engine.attention_backends import Step  # noqa: E402
 from nano.engine.kernels import attention_choice  # noqa: E402
 from nano.engine.kernels.flashinfer_attention import FlashInferAttention, Shape, supports  # noqa: E402
 from nano.engine.kernels.flashinfer_build import Build  # noqa: E402
@@ -172,17 +173,41 @@ def chooser_of(llm: LLM) -> Any:
     return getattr(runner, "_runner", runner)._ops.attention_chooser
 
 
-def test_steps_that_the_table_gives_it_move_to_it_when_it_is_built(
+def test_each_step_gets_the_tables_backend_when_it_is_built(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With graphs of both, and every step's logits checked against the CPU twin's."""
     path = tmp_path / "table.json"
-    row = {"kind": "decode", "heads": 4, "kv_heads": 2, "head_dim": 128, "seqs": 1, "queries": 1, "context": 1}
-    card = {torch.cuda.get_device_name(DEVICE): {"rows": [row | {"winner": "flashinfer"}]}}
-    path.write_text(json.dumps(card), encoding="utf-8")
+    row = {"kind": "decode", "heads": 4, "kv_heads": 2, "head_dim": 128, "queries": 1, "context": 256}
+    rows = [row | {"seqs": 1, "winner": "flashinfer"}, row | {"seqs": 8, "winner": "triton"}]
+    path.write_text(json.dumps({torch.cuda.get_device_name(DEVICE): {"rows": rows}}), encoding="utf-8")
     monkeypatch.setattr(attention_choice, "TABLE", path)
-    params = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
-    with LLM(str(checkpoint), **OPTIONS) as llm:
-        assert llm.generate(PROMPTS, params)  # by whichever is there
-        assert chooser_of(llm)._ready.wait(600)
-        assert llm.generate(PROMPTS, params)
-        assert chooser_of(llm).current.name == "flashinfer"
+    # Requests end one after another: steps have five sequences, then fewer.
+    params = [SamplingParams(temperature=0.0, max_tokens=n, ignore_eos=True) for n in (24, 4, 8, 6, 12)]
+    with LLM(str(checkpoint), check=True, **OPTIONS) as llm:
+        llm.generate(PROMPTS, params)  # by whichever is there
+        chooser = chooser_of(llm)
+        assert chooser._ready.wait(600)
+        given = set()
+        pick = chooser._pick
+
+        def picked(step: Step) -> Any:
+            backend = pick(step)
+            given.add((step.kind, step.batch.num_seqs > 3, backend.name))
+            return backend
+
+        monkeypatch.setattr(chooser, "_pick", picked)
+        for _ in range(3):  # eager, captured, replayed
+            llm.generate([[9, *prompt] for prompt in PROMPTS], params)
+    assert {("decode", False, "flashinfer"), ("decode", True, "triton")} <= given
+    assert not {("decode", False, "triton"), ("decode", True, "flashinfer")} & given
+    assert {name for kind, _, name in given if kind == "prefill"} == {"triton"}
+
+
+def test_with_an_fp8_cache_auto_never_builds_it(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if torch.cuda.get_device_capability(DEVICE) < (8, 9):
+        pytest.skip("fp8 KV caches need compute capability 8.9")
+    monkeypatch.setattr(attention_choice.Choice, "kinds", {"decode", "prefill"})
+    with LLM(str(checkpoint), kv_cache_dtype="fp8", **OPTIONS) as llm:
+        assert llm.generate(PROMPTS[:2], SamplingParams(temperature=0.0, max_tokens=2, ignore_eos=True))
+        assert chooser_of(llm)._build is None

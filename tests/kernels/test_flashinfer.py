@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from kernel_device import CUDA, DEVICE
 from nano import LLM
 from nano.demo.random_checkpoint import make_checkpoint
 from nano.engine.config import EngineConfig
-from nano.engine.kernels import attention_choice, flashinfer_attention
+from nano.engine.kernels import attention_choice, flashinfer_attention, flashinfer_build
 from nano.engine.kernels.attention_choice import Choice, Heads, winner
 from nano.engine.kernels.flashinfer_attention import FlashInferAttention, Shape
 from nano.engine.kernels.flashinfer_build import Build, require
@@ -84,10 +85,29 @@ def test_without_flashinfer_asking_for_it_says_what_to_install() -> None:
         require()
 
 
+@pytest.mark.parametrize(
+    ("found", "known"), [("0.6.13", False), ("0.6.14", True), ("0.6.20.post1", True), ("0.7", False)]
+)
+def test_versions_whose_arguments_are_not_known_are_refused(
+    found: str, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flashinfer_build, "version", lambda _: found)
+    refusal = pytest.raises(MissingExtra, match=f"expected version at least 0.6.14 and less than 0.7, got {found}")
+    with nullcontext() if known else refusal:
+        require()
+
+
 @pytest.mark.skipif(INSTALLED, reason="FlashInfer is installed")
 def test_a_failed_build_says_why() -> None:
     with pytest.raises(SystemFault, match="No module named 'flashinfer'"):
         Build(torch.bfloat16, 128, ["fa2"], (9, 0)).wait(100)
+
+
+def test_a_build_that_takes_too_long_is_ended() -> None:
+    build = Build(torch.bfloat16, 128, ["fa2"], (9, 0))
+    with pytest.raises(SystemFault, match="expected its build to end within 0 s"):
+        build.wait(0.01)
+    assert build._process.returncode
 
 
 def test_a_cancelled_build_ends() -> None:
@@ -116,6 +136,13 @@ def test_an_engine_without_a_gpu_refuses_flashinfer(device: str, tmp_path: Path)
 def test_an_unknown_backend_is_refused_by_name() -> None:
     with pytest.raises(InvalidInput, match="attention_backend: expected auto, triton or flashinfer, got 'fa9'"):
         EngineConfig("model", attention_backend="fa9")  # type: ignore[arg-type]
+
+
+def test_an_fp8_cache_refuses_flashinfer_and_says_what_it_goes_with() -> None:
+    with pytest.raises(InvalidInput, match="flashinfer reads no fp8 KV cache: expected auto or triton with it"):
+        EngineConfig("model", attention_backend="flashinfer", kv_cache_dtype="fp8")
+    for name in ("auto", "triton"):
+        EngineConfig("model", attention_backend=name, kv_cache_dtype="fp8")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

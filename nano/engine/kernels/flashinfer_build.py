@@ -62,12 +62,13 @@ class Build:
 
     def wait(self, deadline: float = DEADLINE) -> dict[str, Any]:
         """The loaded modules, by name, when they are compiled. Raises SystemFault with the compiler's last lines."""
-        try:
-            out, error = self._process.communicate(timeout=deadline)
-        except subprocess.TimeoutExpired:
-            raise SystemFault(f"flashinfer: expected its build to end within {deadline:.0f} s") from None
-        finally:
-            self.cancel()
+        with self._process:  # its pipes are closed at the end
+            try:
+                out, error = self._process.communicate(timeout=deadline)
+            except subprocess.TimeoutExpired:
+                raise SystemFault(f"flashinfer: expected its build to end within {deadline:.0f} s") from None
+            finally:
+                self.cancel()
         if self._process.returncode:
             raise SystemFault(f"flashinfer: its build ended with {self._process.returncode}: {error.strip()[-2000:]}")
         import tvm_ffi
@@ -92,7 +93,7 @@ def build(dtype: torch.dtype, head_dim: int, modules: Iterable[str]) -> dict[str
     kinds = (dtype, dtype, dtype, torch.int32, head_dim, head_dim)
     # No positional encoding, sliding window, cap of logits or fp16 reduction.
     specs = {name: gen_batch_prefill_module(name, *kinds, 0, False, False, False) for name in modules}
-    # One by one, as FlashInfer itself does it, so that the two find each other's work.
+    # A build for each, as FlashInfer itself does it: each finds in the cache what either compiled.
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda spec: spec.is_aot or spec.build(verbose=False), specs.values()))
     return {name: spec.get_library_path() for name, spec in specs.items()}
