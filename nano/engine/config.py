@@ -10,6 +10,7 @@ from nano.errors import InvalidInput
 LoadFormat = Literal["auto", "dummy"]
 Role = Literal["prefill", "decode", "hybrid"]
 DType = Literal["auto", "float32", "bfloat16"]
+AttentionBackendName = Literal["auto", "triton", "flashinfer"]
 KVCacheDType = Literal["auto", "fp8"]
 
 
@@ -32,6 +33,7 @@ class EngineConfig:
     gpu_memory_utilization: float = 0.9  # share of the GPU's memory for weights, workspace and KV pool together
     load_format: LoadFormat = "auto"  # dummy: random weights made in place, of a checkpoint that has only config.json
     cuda_graphs: bool = True
+    attention_backend: AttentionBackendName = "auto"  # on a GPU; auto: Triton, and FlashInfer where measured faster
     check: bool = False  # debugging on a GPU: validates every step and compares its logits with a CPU twin's; slow
     max_num_batched_tokens: int = 2048
     max_num_seqs: int = 256
@@ -60,6 +62,12 @@ class EngineConfig:
             raise InvalidInput(f"kv_cache_dtype: expected auto or fp8, got {self.kv_cache_dtype!r}")
         if self.load_format not in ("auto", "dummy"):
             raise InvalidInput(f"load_format: expected auto or dummy, got {self.load_format!r}")
+        if self.attention_backend not in ("auto", "triton", "flashinfer"):
+            raise InvalidInput(
+                f"attention_backend: expected auto, triton or flashinfer, got {self.attention_backend!r}"
+            )
+        if self.attention_backend == "flashinfer" and self.kv_cache_dtype == "fp8":
+            raise InvalidInput("attention_backend: flashinfer reads no fp8 KV cache: expected auto or triton with it")
         if not 0.05 <= self.gpu_memory_utilization <= 0.99:
             raise InvalidInput(f"gpu_memory_utilization: expected 0.05 to 0.99, got {self.gpu_memory_utilization}")
         for name in ("max_num_batched_tokens", "max_num_seqs", "transfer_layer_groups"):

@@ -19,6 +19,8 @@ def build(plan: Plan, threads: int) -> Backend:
     config, layout = plan.config, plan.layout
     if config.load_format != "auto":
         raise InvalidInput(f"load_format: {config.load_format} needs a GPU; `nano.demo` makes random checkpoints")
+    if config.attention_backend != "auto":
+        raise InvalidInput(f"attention_backend: {config.attention_backend} needs a GPU")
     if layout.dtype == kv_cache.FP8:
         raise InvalidInput("kv_cache_dtype: fp8 needs a CUDA device; this engine runs on a CPU, whose KV cache is auto")
     block_bytes = layout.block_bytes

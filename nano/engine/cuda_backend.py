@@ -8,10 +8,12 @@ from dataclasses import replace
 import torch
 
 from nano.engine import cpu_backend, kv_cache, loader
+from nano.engine.attention_chooser import AttentionChooser
 from nano.engine.backend import Backend, Plan
 from nano.engine.checked_runner import CheckedRunner
 from nano.engine.cuda_runner import DEPTH, CudaRunner, limits_of
 from nano.engine.gpu_memory import Usage, refuse_weights, weight_bytes, workspace_failed
+from nano.engine.kernels.flashinfer_attention import Shape
 from nano.engine.kv_memory import allocate_pool
 from nano.engine.models.qwen3 import Qwen3
 from nano.engine.ops.cpu import CpuOps
@@ -46,15 +48,19 @@ def _build(plan: Plan, device: torch.device, weights: int) -> Backend:
         loader.dummy(targets, seed=0)
     else:
         loader.load(plan.directory, targets, plan.progress)
+    heads = plan.model.num_heads, plan.model.num_kv_heads, plan.model.head_dim
+    shape = Shape(*heads, layout.block_size, plan.dtype)
+    cache_dtype = getattr(torch, layout.dtype)
+    ops.bind_attention(AttentionChooser(config.attention_backend, shape, cache_dtype, arrays, DEPTH, device))
     runner = CudaRunner(model, ops, arrays, config.cuda_graphs)
     ops.bind_pool(_shaped(plan, allocate_pool(None, 2 * layout.block_bytes, device).tensor), plan.kv_scales)
     runner.dry_run()
     num_blocks = _usage(device, weights).blocks(plan)
     memory = allocate_pool(plan.endpoint, num_blocks * layout.block_bytes, device)
     ops.bind_pool(_shaped(plan, memory.tensor), plan.kv_scales)
-    if config.check:
-        return Backend(model, _checked(plan, model, runner, num_blocks), memory, num_blocks)
-    return Backend(model, runner, memory, num_blocks)
+    checked = _checked(plan, model, runner, num_blocks) if config.check else None
+    ops.attention_chooser.start()
+    return Backend(model, checked or runner, memory, num_blocks)
 
 
 def _checked(plan: Plan, model: Qwen3, runner: CudaRunner, num_blocks: int) -> CheckedRunner:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from nano.engine.attention_backends import Step
 from nano.engine.graphs import Graphs
 from nano.engine.kernels.sampling import Sampler, SamplingArrays
 from nano.engine.kernels.tokens import resolve
@@ -77,6 +78,7 @@ class CudaRunner:
 
     def close(self) -> None:
         """Waits for the steps under way, so that their memory can go."""
+        self._ops.attention_chooser.close()
         if self._stream is not None:
             self._stream.synchronize()
 
@@ -93,11 +95,12 @@ class CudaRunner:
         tokens, seqs = self._padded(batch, decode)
         samples = _decode_size(count, self._arrays.limits.seqs) if count else 0
         self._arrays.upload(batch, tokens, seqs, samples, turn)
+        attention = self._ops.attention_chooser.plan(Step(batch, tokens, seqs, decode, turn))
         options = self._options.upload(batch, samples)
         if decode and samples == tokens and on_layer is None and options is None:
-            run(("step", tokens), lambda: self._step(tokens))
+            run(("step", tokens, attention), lambda: self._step(tokens))
         else:
-            key = (decode, tokens, seqs)
+            key = (decode, tokens, seqs, attention)
             if on_layer is None:
                 run(key, lambda: self._forward(tokens, seqs, decode))
             else:  # a graph a group of layers, which then can travel

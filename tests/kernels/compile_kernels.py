@@ -19,7 +19,16 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction
 from triton.runtime.driver import driver
 
-from nano.engine.kernels import activation, attention, decode_attention, hopper_attention, norm, prefill_attention, rope
+from nano.engine.kernels import (
+    activation,
+    attention,
+    decode_attention,
+    flashinfer_attention,
+    hopper_attention,
+    norm,
+    prefill_attention,
+    rope,
+)
 
 HEADS, KV_HEADS, HEAD_DIM, BLOCK_SIZE = 32, 8, 128, 64
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -83,6 +92,8 @@ def main() -> None:
         attention.prefill_attention(q, k, v, tables, ints, ints[:63], q, 0.1)
         rope.qk_norm_rope_write(qkv, head_norm, head_norm, 1e-6, table, ints, slots, k, v, q)
     hopper_attention.prefill_attention_hopper(q, k.to(half), v.to(half), tables, ints, ints[:63], q, 0.1, 1.0)
+    shape = flashinfer_attention.Shape(HEADS, KV_HEADS, HEAD_DIM, BLOCK_SIZE, half)
+    flashinfer_attention.FlashInferAttention(shape, 64, 33, 1, torch.device("cpu")).begin(tables, ints)
     x, x8, scales = torch.empty(64, 4096, dtype=half), torch.empty(64, 4096, dtype=fp8), torch.empty(32, 64).T
     current = "bf16"
     norm.rms_norm(x, weight, 1e-6, x)

@@ -21,6 +21,7 @@ def test_every_kernel_compiles_for_hopper_and_hardly_spills(tmp_path: Path) -> N
     names = {kernel["name"].split(":")[0] for kernel in kernels}
     assert {
         "_decode",
+        "_pages",
         "_prefill",
         "_prefill_hopper",
         "_rms_norm",

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from nano.engine.kernels import activation, attention, linear, moe, norm, quantize, rope
+from nano.engine.attention_backends import LayerCache
+from nano.engine.attention_chooser import AttentionChooser
+from nano.engine.kernels import activation, linear, moe, norm, quantize, rope
 from nano.engine.kv_scales import KVScales
 from nano.engine.ops import AttentionShape, Buffer, Target
 from nano.engine.step_arrays import StepArrays
@@ -69,9 +71,6 @@ class CudaOps:
         self.dtype = dtype
         self.device = device
         self.arrays = arrays
-        self._decode = False
-        self._seqs = 0
-        self._scratch: attention.DecodeScratch | None = None
         self._moe: moe.MoeScratch | None = None
 
     # --- memory
@@ -81,9 +80,13 @@ class CudaOps:
 
         `scales` are of float8_e4m3fn alone.
         """
-        self._kv_scales = scales
-        self._keys = [pool[:, layer, 0] for layer in range(pool.shape[1])]
-        self._values = [pool[:, layer, 1] for layer in range(pool.shape[1])]
+        self._caches = [
+            LayerCache(pool[:, layer, 0], pool[:, layer, 1], scales.k[layer], scales.v[layer])
+            for layer in range(pool.shape[1])
+        ]
+
+    def bind_attention(self, chooser: AttentionChooser) -> None:
+        self.attention_chooser = chooser
 
     def _empty(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         return torch.zeros(*shape, dtype=dtype or self.dtype, device=self.device)
@@ -160,7 +163,7 @@ class CudaOps:
 
     def begin(self, seqs: int, decode: bool) -> None:
         """The step's arrays have room for `seqs` sequences; decode: each of them has one query."""
-        self._seqs, self._decode = seqs, decode
+        self.attention_chooser.current.begin(seqs, decode)
         self._residual.pending = True  # unless the step begins here: then `embed` says so
 
     def embed(self, weight: Weight, x: Buffer, n: int) -> None:
@@ -238,29 +241,17 @@ class CudaOps:
         shape: AttentionShape,
         n: int,
     ) -> None:
+        cache = self._caches[layer]
         rope.qk_norm_rope_write(
             qkv.tensor[:n], q_norm.tensor, k_norm.tensor, shape.eps, table.tensor, self.arrays.positions[:n],
-            self.arrays.slots[:n], self._keys[layer], self._values[layer],
-            q.tensor[:n].view(n, shape.heads, shape.head_dim), self._kv_scales.k[layer], self._kv_scales.v[layer],
+            self.arrays.slots[:n], cache.k, cache.v, q.tensor[:n].view(n, shape.heads, shape.head_dim),
+            cache.k_scale, cache.v_scale,
         )  # fmt: skip
 
     def attention(self, q: Buffer, out: Operand, layer: int, shape: AttentionShape, n: int) -> None:
-        arrays, s = self.arrays, self._seqs
         rows = q.tensor[:n].view(n, shape.heads, shape.head_dim)
         result = out.tensor[:n].view(n, shape.heads, shape.head_dim)
-        k, v, scale = self._keys[layer], self._values[layer], shape.head_dim**-0.5
-        k_scale, v_scale = self._kv_scales.k[layer], self._kv_scales.v[layer]
-        if self._decode:
-            if self._scratch is None:
-                self._scratch = attention.DecodeScratch(arrays.limits.seqs, shape.heads, shape.head_dim, self.device)
-            attention.decode_attention(
-                rows, k, v, arrays.tables[:s], arrays.context_lens[:s], result, scale, self._scratch, k_scale, v_scale
-            )
-        else:
-            attention.prefill_attention(
-                rows, k, v, arrays.tables[:s], arrays.cu_query[: s + 1], arrays.context_lens[:s], result, scale,
-                k_scale, v_scale,
-            )  # fmt: skip
+        self.attention_chooser.current.run(rows, self._caches[layer], result, shape.head_dim**-0.5)
         values, scales = out.written(n, out.fp8 is not None)
         if scales is not None:
             quantize.quantize(out.tensor[:n], values, scales)
