@@ -23,7 +23,7 @@ using Run = std::tuple<std::size_t, std::uint64_t, std::uint64_t, std::uint64_t>
 
 std::unique_ptr<Loading> make_loading(const std::vector<std::string>& files, const std::vector<Run>& runs,
                                       std::optional<int> device, std::size_t threads, std::size_t piece_bytes,
-                                      std::size_t slots, bool huge) {
+                                      std::size_t slots) {
   const py::gil_scoped_release nogil;
   NANO_CHECK(threads > 0 && slots > 0 && piece_bytes > 0 && piece_bytes % load::kPage == 0, Code::kInvalidInput,
              "Loading: expected threads and slots > 0 and piece_bytes a multiple of ", load::kPage, ", got ", threads,
@@ -35,7 +35,7 @@ std::unique_ptr<Loading> make_loading(const std::vector<std::string>& files, con
     taken.push_back({file, offset, bytes, to});
   }
   return std::make_unique<Loading>(files, std::move(taken), device ? cuda::PrimaryContext::of(*device) : nullptr,
-                                   load::Readers{threads, piece_bytes, slots, huge});
+                                   load::Readers{threads, piece_bytes, slots});
 }
 
 bool wait(Loading& self, double seconds) {
@@ -56,12 +56,12 @@ struct Close {
 void bind_load(py::module_ m) {
   py::class_<Loading, std::unique_ptr<Loading, Close>>(m, "Loading")
       .def(py::init([](const std::vector<std::string>& files, const std::vector<Run>& runs, std::optional<int> device,
-                       std::size_t threads, std::size_t piece_bytes, std::size_t slots, bool huge) {
+                       std::size_t threads, std::size_t piece_bytes, std::size_t slots) {
              return std::unique_ptr<Loading, Close>(
-                 make_loading(files, runs, device, threads, piece_bytes, slots, huge).release());
+                 make_loading(files, runs, device, threads, piece_bytes, slots).release());
            }),
            py::arg("files"), py::arg("runs"), py::kw_only(), py::arg("device"), py::arg("threads"),
-           py::arg("piece_bytes"), py::arg("slots"), py::arg("huge") = true)
+           py::arg("piece_bytes"), py::arg("slots"))
       .def("wait", &wait, py::arg("seconds"))
       .def("close", &Loading::close, py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("done", &Loading::done);

@@ -3,17 +3,17 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <vector>
 
 #include "cuda/device.h"
+#include "load/pinned_map.h"
 
 namespace nano::load {
 
 // Made, used and destroyed in the context.
 class Lane {
  public:
-  Lane(cuda::ContextPtr context, std::size_t slots, std::size_t slot_bytes, bool huge);
+  Lane(cuda::ContextPtr context, std::size_t slots, std::size_t slot_bytes);
   ~Lane();  // waits for what is under way
   Lane(const Lane&) = delete;
   Lane& operator=(const Lane&) = delete;
@@ -33,8 +33,7 @@ class Lane {
   const cuda::Driver& driver_;
   const cuda::ContextPtr context_;
   const std::size_t slot_bytes_;
-  std::shared_ptr<std::byte> memory_;
-  std::shared_ptr<void> pinned_;
+  const PinnedMap memory_;
   cuda::Stream stream_ = nullptr;
   std::vector<cuda::Event> events_;  // one a slot
   std::size_t turn_ = 0;

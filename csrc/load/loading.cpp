@@ -71,7 +71,7 @@ void Loading::read(const Piece& piece, std::uint64_t at, std::uint64_t bytes, st
 
 void Loading::to_device() {
   const cuda::InContext in(*context_);
-  Lane lane(context_, readers_.slots, readers_.piece_bytes, readers_.huge);
+  Lane lane(context_, readers_.slots, readers_.piece_bytes);
   while (const Piece* piece = take()) {
     // As far into a page as in the file: the kernel copies fastest between places of the same alignment.
     std::byte* const slot = lane.next() + piece->offset % kPage;

@@ -25,7 +25,6 @@ struct Readers {
   std::size_t threads;
   std::size_t piece_bytes;  // a read's, at most: a multiple of kPage
   std::size_t slots;        // pieces of page-locked memory a thread: one is read while others are on their way up
-  bool huge;                // page-locked memory of huge pages
 };
 
 // Begins at once. A device's memory must be ready for use, and a run's bytes be there (kInvalidInput from wait()).

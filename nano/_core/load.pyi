@@ -17,7 +17,6 @@ class Loading:
         threads: int,
         piece_bytes: int,
         slots: int,
-        huge: bool = True,
     ) -> None: ...
     def wait(self, seconds: float) -> bool:
         """Whether all is done, after at most `seconds`.

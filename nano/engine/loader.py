@@ -19,8 +19,7 @@ from nano.errors import InvalidInput
 
 READERS = 8
 PIECE_BYTES = 2 << 20
-SLOTS = 3
-HUGE = True
+SLOTS = 2
 STAGING_BYTES = 256 << 20
 PROGRESS_SECONDS = 0.1
 DTYPES = {
@@ -175,7 +174,6 @@ def _start(rows: list[_Rows], device: torch.device) -> Loading:
         threads=READERS,
         piece_bytes=PIECE_BYTES,
         slots=SLOTS,
-        huge=HUGE,
     )
 
 

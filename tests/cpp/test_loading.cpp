@@ -61,8 +61,7 @@ TEST_CASE("every byte of every run is read once, whatever touches or is cut") {
     std::uint64_t bytes = 0;
     for (const Run& run : runs) bytes += run.bytes;
     {
-      Loading loading({first.path(), second.path()}, runs, nullptr,
-                      {1 + random() % 4, kPage * (1 + random() % 3), 1, false});
+      Loading loading({first.path(), second.path()}, runs, nullptr, {1 + random() % 4, kPage * (1 + random() % 3), 1});
       REQUIRE(loading.wait(kLong));
       CHECK(loading.done() == bytes);
     }
@@ -90,7 +89,7 @@ TEST_CASE("a piece is a read: of runs that touch, up to the file's multiples of 
 TEST_CASE("a file that ends too early is named, once every reader has stopped") {
   const TemporaryFile file(10'000);
   std::vector<std::byte> out(20'000);
-  Loading loading({file.path()}, {{0, 0, 20'000, address(out.data())}}, nullptr, {3, kPage, 1, false});
+  Loading loading({file.path()}, {{0, 0, 20'000, address(out.data())}}, nullptr, {3, kPage, 1});
   try {
     loading.wait(kLong);
     FAIL("expected an error");
@@ -101,12 +100,12 @@ TEST_CASE("a file that ends too early is named, once every reader has stopped") 
 }
 
 TEST_CASE("a file that is not there is named; nothing at all is done at once; closing stops") {
-  CHECK_THROWS_AS(Loading({"/nowhere"}, {}, nullptr, {1, kPage, 1, false}), nano::Error);
-  Loading nothing({}, {}, nullptr, {4, kPage, 1, false});
+  CHECK_THROWS_AS(Loading({"/nowhere"}, {}, nullptr, {1, kPage, 1}), nano::Error);
+  Loading nothing({}, {}, nullptr, {4, kPage, 1});
   CHECK(nothing.wait(std::chrono::seconds(0)));
   const TemporaryFile file(4'000'000);
   std::vector<std::byte> out(file.content.size());
-  Loading loading({file.path()}, {{0, 0, out.size(), address(out.data())}}, nullptr, {2, kPage, 1, false});
+  Loading loading({file.path()}, {{0, 0, out.size(), address(out.data())}}, nullptr, {2, kPage, 1});
   loading.close();
   loading.close();
   CHECK(nano::counters().at("threads") == 0);
