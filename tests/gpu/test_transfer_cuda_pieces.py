@@ -1,4 +1,4 @@
-"""What the copy kernel of nano.transfer is given: many pieces, uneven and unaligned ones, and many transfers at once."""
+"""The copy kernel of nano.transfer: many pieces, uneven and unaligned ones, and many transfers at once."""
 
 from __future__ import annotations
 
