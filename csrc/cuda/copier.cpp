@@ -50,12 +50,12 @@ void Copier::start(std::span<const Copy> copies) {
 void Copier::start(std::span<const Copy> copies, By by, std::uint32_t mark) {
   const InContext in(*context_);
   Mark& here = marks_[mark];
-  here.kernel = by == By::kKernel;
+  here.kernel = by == By::kKernel || by == By::kHostKernel;
   here.looks = 0;
   if (here.kernel) {
     if (!kernel_) kernel_ = std::make_unique<CopyKernel>(context_, static_cast<std::uint32_t>(marks_.size()));
     here.lane = next_lane_++ % kLanes;
-    kernel_->run(copies, streams_[here.lane], mark);
+    kernel_->run(copies, by == By::kKernel ? Reach::kDevices : Reach::kHost, streams_[here.lane], mark);
     return;
   }
   here.lanes = enqueue(copies, by);

@@ -15,10 +15,22 @@ namespace {
 constexpr std::size_t kTile = 2048;           // kTileBytes of csrc/cuda/tile.cuh
 constexpr std::size_t kPieceBytes = 1 << 30;  // a longer copy is several pieces
 constexpr std::size_t kLeastRoom = 1024;      // of a table
-constexpr unsigned int kWarpThreads = 32, kBlockWarps = 32;
-// A quarter of the multiprocessors saturates the memory, and leaves the others to whatever computes meanwhile.
-constexpr int kShare = 4;
-constexpr std::size_t kMarkBytes = kMaxBlocks * sizeof(std::uint32_t);
+constexpr unsigned int kWarpThreads = 32;
+// Inside devices, small thread blocks, of which there are always some that wait: they fill what others leave idle. As
+// many as are at once on a large device, while a warp has a tile for itself; from some tiles a warp on, more of them.
+constexpr unsigned int kBlocks = 512, kWarpTiles = 4;
+constexpr unsigned int kHostBlocks = 8;  // have enough bytes in flight for the bus
+constexpr std::size_t kWord = sizeof(std::uint32_t);
+
+unsigned int divide_up(unsigned int value, unsigned int by) {
+  return value / by + (value % by != 0 ? 1 : 0);
+}
+
+unsigned int blocks_for(unsigned int tiles, Reach reach) {
+  const unsigned int most = divide_up(tiles, kCopyWarps);
+  if (reach == Reach::kHost) return std::min(most, kHostBlocks);
+  return std::min(most, std::max(kBlocks, divide_up(tiles, kCopyWarps * kWarpTiles)));
+}
 
 }  // namespace
 
@@ -28,7 +40,7 @@ std::size_t count_pieces(std::span<const Copy> copies) {
   return count;
 }
 
-unsigned int lay_out(std::span<const Copy> copies, unsigned int most_blocks, Pieces& pieces, CopyPiece* table) {
+unsigned int lay_out(std::span<const Copy> copies, Reach reach, Pieces& pieces, CopyPiece* table) {
   std::uint32_t count = 0, tiles = 0;
   for (const Copy& copy : copies) {
     for (std::size_t at = 0; at < copy.bytes; at += kPieceBytes) {
@@ -37,35 +49,33 @@ unsigned int lay_out(std::span<const Copy> copies, unsigned int most_blocks, Pie
       tiles += static_cast<std::uint32_t>((bytes + kTile - 1) / kTile);
     }
   }
+  const unsigned int blocks = blocks_for(tiles, reach), groups = std::min(blocks, kGroups);
   pieces.tiles = tiles;
-  const unsigned int blocks = std::min({most_blocks, kMaxBlocks, (tiles + kBlockWarps - 1) / kBlockWarps});
+  pieces.split = divide_up(blocks, groups);
   std::uint32_t piece = 0;
-  for (unsigned int block = 0; block < blocks; ++block) {
-    const auto tile = static_cast<std::uint32_t>(std::uint64_t{tiles} * block / blocks);
+  for (unsigned int group = 0; group < groups; ++group) {
+    const auto tile = static_cast<std::uint32_t>(std::uint64_t{tiles} * group / groups);
     while (piece + 1 < count && table[piece + 1].first <= tile) ++piece;
-    pieces.start[block] = piece;
+    pieces.start[group] = piece;
   }
-  pieces.start[blocks] = count - 1;
-  return blocks;
+  pieces.start[groups] = count - 1;
+  return groups * pieces.split;
 }
 
 CopyKernel::CopyKernel(ContextPtr context, std::uint32_t marks)
-    : context_(std::move(context)), marks_(marks), words_(allocate_pinned(context_, marks * kMarkBytes)) {
-  std::memset(words_.get(), 0, marks * kMarkBytes);
+    : context_(std::move(context)),
+      marks_(marks),
+      words_(allocate_pinned(context_, marks * kWord)),
+      counters_(allocate(context_->device(), marks * kWord, "counters of copies")) {
+  std::memset(words_.get(), 0, marks * kWord);
   const Driver& cuda = driver();
   Module module = nullptr;  // lives as long as the context
   NANO_DRIVER_CHECK(cuda.module_load(&module, kCopyPiecesPtx), "cuda:", context_->device(),
                     ": loading the copy kernel");
   NANO_DRIVER_CHECK(cuda.module_function(&function_, module, "nano_copy_pieces"), "cuda:", context_->device());
-  const int share = attribute(context_->device(), kAttributeMultiprocessors) / kShare;
-  blocks_ = std::clamp(static_cast<unsigned int>(share), 1u, kMaxBlocks);
 }
 
-std::uint32_t* CopyKernel::words(std::uint32_t mark) const {
-  return reinterpret_cast<std::uint32_t*>(words_.get() + mark * kMarkBytes);
-}
-
-void CopyKernel::run(std::span<const Copy> copies, Stream stream, std::uint32_t mark) {
+void CopyKernel::run(std::span<const Copy> copies, Reach reach, Stream stream, std::uint32_t mark) {
   Mark& here = marks_[mark];
   const std::size_t count = count_pieces(copies);
   Pieces pieces;
@@ -79,23 +89,19 @@ void CopyKernel::run(std::span<const Copy> copies, Stream stream, std::uint32_t 
     table = reinterpret_cast<CopyPiece*>(here.table.get());
   }
   pieces.table = count > kInlinePieces ? reinterpret_cast<std::uintptr_t>(table) : 0;
-  pieces.done = reinterpret_cast<std::uintptr_t>(words(mark));
+  pieces.counter = counters_->address() + mark * kWord;
+  pieces.done = reinterpret_cast<std::uintptr_t>(words_.get() + mark * kWord);
   pieces.sequence = ++here.sequence;
-  here.seen = 0;
-  here.blocks = lay_out(copies, blocks_, pieces, table);
+  const unsigned int blocks = lay_out(copies, reach, pieces, table);
   void* arguments[] = {&pieces};
   NANO_DRIVER_CHECK(
-      driver().launch(function_, here.blocks, 1, 1, kWarpThreads, kBlockWarps, 1, 0, stream, arguments, nullptr),
+      driver().launch(function_, blocks, 1, 1, kWarpThreads, kCopyWarps, 1, 0, stream, arguments, nullptr),
       "copy kernel: ", count, " pieces");
 }
 
 bool CopyKernel::done(std::uint32_t mark) {
-  Mark& here = marks_[mark];
-  for (; here.seen < here.blocks; ++here.seen) {
-    const std::atomic_ref word(words(mark)[here.seen]);
-    if (word.load(std::memory_order_acquire) != here.sequence) return false;
-  }
-  return true;
+  const std::atomic_ref word(*reinterpret_cast<std::uint32_t*>(words_.get() + mark * kWord));
+  return word.load(std::memory_order_acquire) == marks_[mark].sequence;
 }
 
 }  // namespace nano::cuda

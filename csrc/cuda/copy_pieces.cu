@@ -8,17 +8,6 @@ namespace {
 
 constexpr unsigned int kStaged = 128;  // pieces that a thread block holds at once
 
-__device__ unsigned int tiles_of(const CopyPiece& piece) {
-  return (piece.bytes + (kTileBytes - 1)) / kTileBytes;
-}
-
-// Reads past every cache: the host has just written it.
-__device__ CopyPiece read(const CopyPiece* at) {
-  const auto* const words = reinterpret_cast<const volatile std::uint64_t*>(at);
-  const std::uint64_t sizes = words[2];
-  return {words[0], words[1], static_cast<std::uint32_t>(sizes), static_cast<std::uint32_t>(sizes >> 32)};
-}
-
 // The last of the pieces from `low` on that begins at the tile or before it.
 __device__ unsigned int piece_of(const CopyPiece* pieces, unsigned int low, unsigned int count, unsigned int tile) {
   if (low + 1 == count || pieces[low + 1].first > tile) return low;
@@ -33,24 +22,38 @@ __device__ unsigned int piece_of(const CopyPiece* pieces, unsigned int low, unsi
   return low;
 }
 
+// By all threads of the block: neighbours read neighbouring words, once, past every cache: the host has just written
+// them, and each read crosses the bus.
+__device__ void stage(const Pieces& pieces, unsigned int from, unsigned int count, CopyPiece* staged) {
+  const unsigned int thread = threadIdx.y * kWarp + threadIdx.x, threads = kWarp * blockDim.y;
+  if (pieces.table == 0) {
+    for (unsigned int i = thread; i < count; i += threads) staged[i] = pieces.pieces[from + i];
+    return;
+  }
+  constexpr unsigned int kWords = sizeof(CopyPiece) / sizeof(std::uint64_t);
+  const auto* const words = reinterpret_cast<const volatile std::uint64_t*>(pieces.table) + from * kWords;
+  auto* const to = reinterpret_cast<std::uint64_t*>(staged);
+  for (unsigned int i = thread; i < count * kWords; i += threads) to[i] = words[i];
+}
+
 }  // namespace
 
-// Each thread block has an equal share of all tiles, and a warp takes one at a time. Launched as (kWarp, any) threads.
-extern "C" __global__ void __launch_bounds__(1024) nano_copy_pieces(const __grid_constant__ Pieces pieces) {
+// Each thread block has an equal share of all tiles, and a warp takes one at a time. Launched as (kWarp, kCopyWarps)
+// threads, and groups * split thread blocks.
+extern "C" __global__ void __launch_bounds__(kWarp* kCopyWarps, kBlocksPerSm)
+    nano_copy_pieces(const __grid_constant__ Pieces pieces) {
   __shared__ CopyPiece staged[kStaged];
   const std::uint64_t tiles = pieces.tiles;
   const auto end = static_cast<unsigned int>(tiles * (blockIdx.x + 1) / gridDim.x);
   unsigned int tile = static_cast<unsigned int>(tiles * blockIdx.x / gridDim.x) + threadIdx.y;
-  const auto* const table = reinterpret_cast<const CopyPiece*>(pieces.table);
-  const unsigned int last = pieces.start[blockIdx.x + 1], thread = threadIdx.y * kWarp + threadIdx.x;
-  for (unsigned int from = pieces.start[blockIdx.x]; from <= last; from += kStaged) {
+  const unsigned int group = blockIdx.x / pieces.split, last = pieces.start[group + 1];
+  for (unsigned int from = pieces.start[group]; from <= last; from += kStaged) {
     const unsigned int count = min(kStaged, last + 1 - from);
     __syncthreads();
-    for (unsigned int i = thread; i < count; i += kWarp * blockDim.y) {
-      staged[i] = table ? read(table + from + i) : pieces.pieces[from + i];
-    }
+    stage(pieces, from, count, staged);
     __syncthreads();
-    const unsigned int staged_end = min(end, staged[count - 1].first + tiles_of(staged[count - 1]));
+    const CopyPiece& final = staged[count - 1];
+    const unsigned int staged_end = min(end, final.first + (final.bytes + (kTileBytes - 1)) / kTileBytes);
     for (unsigned int at = 0; tile < staged_end; tile += blockDim.y) {
       at = piece_of(staged, at, count, tile);
       const CopyPiece& piece = staged[at];
@@ -60,10 +63,13 @@ extern "C" __global__ void __launch_bounds__(1024) nano_copy_pieces(const __grid
     }
   }
   __syncthreads();
-  if (thread != 0) return;
-  // What all threads of the block stored is there for everybody, the host too, before the word is.
+  if (threadIdx.x != 0 || threadIdx.y != 0) return;
+  // What all threads of the block stored is there for whoever sees the count, and with the last one's fence for the
+  // host, before the word is.
+  __threadfence();
+  if (atomicInc(reinterpret_cast<unsigned int*>(pieces.counter), gridDim.x - 1) != gridDim.x - 1) return;
   __threadfence_system();
-  reinterpret_cast<volatile std::uint32_t*>(pieces.done)[blockIdx.x] = pieces.sequence;
+  *reinterpret_cast<volatile std::uint32_t*>(pieces.done) = pieces.sequence;
 }
 
 }  // namespace nano::cuda

@@ -6,8 +6,9 @@
 
 namespace nano::cuda {
 
-inline constexpr unsigned int kInlinePieces = 128;
-inline constexpr unsigned int kMaxBlocks = 160;
+inline constexpr unsigned int kInlinePieces = 64;
+inline constexpr unsigned int kGroups = 128;
+inline constexpr unsigned int kCopyWarps = 8;
 
 struct CopyPiece {
   std::uint64_t destination;
@@ -16,14 +17,15 @@ struct CopyPiece {
   std::uint32_t first;  // its first tile, if those of all pieces are counted through
 };
 
+// Groups have equal shares of all tiles, and so have the thread blocks of a group: `split` of them each.
 struct Pieces {
-  std::uint64_t table;  // CopyPiece [count], in page-locked memory of the host; 0: they are `pieces`
-  std::uint64_t done;   // uint32 [blocks], likewise: each thread block writes `sequence` there when its bytes are in
+  std::uint64_t table;    // CopyPiece [count], in page-locked memory of the host; 0: they are `pieces`
+  std::uint64_t counter;  // uint32, in device memory: how many thread blocks are done; 0 between launches
+  std::uint64_t done;     // uint32, in page-locked memory: the last of them writes `sequence` there
   std::uint32_t sequence;
   std::uint32_t tiles;
-  std::uint32_t
-      start[kMaxBlocks + 1];  // [blocks + 1]: the piece in which a thread block's share begins; the last piece
-  std::uint32_t reserved;
+  std::uint32_t split;
+  std::uint32_t start[kGroups + 1];  // [groups + 1]: the piece in which a group's share begins; at the end, the last
   CopyPiece pieces[kInlinePieces];
 };
 static_assert(sizeof(Pieces) <= 4096);

@@ -84,6 +84,13 @@ InContext::~InContext() {
   driver_.pop_context(&popped);
 }
 
+void let_reach(const ContextPtr& user, const PrimaryContext& owner) {
+  const InContext in(*user);
+  const Result enabled = driver().enable_peer(owner.get(), 0);
+  if (enabled == kErrorPeerEnabled) return;
+  NANO_DRIVER_CHECK(enabled, "cuda:", user->device(), ": peer access to cuda:", owner.device());
+}
+
 int attribute(Device device, int which) {
   int value = 0;
   return driver().device_attribute(&value, which, device) == kSuccess ? value : 0;

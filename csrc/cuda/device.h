@@ -55,6 +55,8 @@ class InContext {
 };
 
 int attribute(Device device, int which);
+// From now on `user` reaches what cudaMalloc has allocated on `owner`. Throws Error (kSystem) when they are no peers.
+void let_reach(const ContextPtr& user, const PrimaryContext& owner);
 // The device here that has this uuid; empty: this process does not see it.
 std::optional<Device> find_device(const Uuid& uuid);
 // "cuda:0" and "cuda" (device 0) as a device; -1 for "cpu". Throws Error (kInvalidInput) for anything else.

@@ -73,7 +73,7 @@ inline constexpr unsigned int kPreferOverlapWithCompute = 1;
 
 inline constexpr int kAttributeDmaBuf = 124, kAttributeGpuDirectVmm = 110, kAttributePosixFd = 103,
                      kAttributeReadOnlyHostRegister = 113, kAttributeMultiprocessors = 16,
-                     kAttributeUnifiedAddressing = 41;
+                     kAttributeUnifiedAddressing = 41, kAttributeHostPointers = 91;
 inline constexpr int kPointerMemoryType = 2, kPointerOrdinal = 9, kPointerLegacyIpc = 10;
 inline constexpr unsigned int kMemoryTypeDevice = 2;
 inline constexpr unsigned int kNonBlocking = 1;         // a stream that does not wait for the default stream

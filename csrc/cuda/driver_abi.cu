@@ -52,7 +52,8 @@ static_assert(kAttributeDmaBuf == static_cast<int>(CU_DEVICE_ATTRIBUTE_DMA_BUF_S
               kAttributeReadOnlyHostRegister ==
                   static_cast<int>(CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED) &&
               kAttributeMultiprocessors == static_cast<int>(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT) &&
-              kAttributeUnifiedAddressing == static_cast<int>(CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING));
+              kAttributeUnifiedAddressing == static_cast<int>(CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING) &&
+              kAttributeHostPointers == static_cast<int>(CU_DEVICE_ATTRIBUTE_CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM));
 static_assert(kPointerMemoryType == static_cast<int>(CU_POINTER_ATTRIBUTE_MEMORY_TYPE) &&
               kPointerOrdinal == static_cast<int>(CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL) &&
               kPointerLegacyIpc == static_cast<int>(CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE) &&

@@ -4,6 +4,17 @@
 #include "transfer/clock.h"
 
 namespace nano::transfer {
+namespace {
+
+// Smaller pieces to or from other memory than the GPU's own go by a kernel: an engine begins one in about a
+// microsecond.
+constexpr std::uint64_t kWorthAnEngine = 64 << 10;
+
+bool by_kernel(cuda::By by) {
+  return by == cuda::By::kKernel || by == cuda::By::kHostKernel;
+}
+
+}  // namespace
 
 void CudaFlight::leave() {
   if (!inside) return;
@@ -23,25 +34,25 @@ CudaFlights::~CudaFlights() {
 CudaFlight& CudaFlights::begin() {
   CudaFlight& flight = flights_[last_++ % kFlights];
   flight.begun = boot_ns();
+  flight.mark.reset();
+  flight.last = false;
   return flight;
 }
 
 std::optional<cuda::DevicePointer> CudaFlights::board(CudaFlight& flight, const std::shared_ptr<PeerMemory>& source,
-                                                      const Memory& target) {
+                                                      const Memory& target, std::uint64_t bytes) {
   cuda::ContextPtr context;
   cuda::DevicePointer base = 0;
-  bool locked = false;
+  cuda::By by = cuda::By::kDriver;
   try {
     context = target.on_device() ? target.device_memory()->context_ptr() : source->owners_context();
     base = source->open(context);
-    locked = source->on_host() ? source->page_lock(context) : target.on_device() || target.page_lock(context);
+    by = way(*source, target, context, bytes);
   } catch (const Error&) {
     source->set_readable(false);
     return std::nullopt;
   }
   cuda::Copier& copier = copier_of(context);
-  const bool inside = target.on_device() && source->on(context->uuid());
-  const cuda::By by = inside ? cuda::By::kKernel : locked ? cuda::By::kEngines : cuda::By::kDriver;
   if (copier_ != &copier || by_ != by) depart();
   if (boarding_ == boarded_) boarding_ = last_ - 1;
   boarded_ = last_;
@@ -52,9 +63,22 @@ std::optional<cuda::DevicePointer> CudaFlights::board(CudaFlight& flight, const 
   return base;
 }
 
+cuda::By CudaFlights::way(const PeerMemory& source, const Memory& target, const cuda::ContextPtr& context,
+                          std::uint64_t bytes) {
+  if (target.on_device() && source.on(context->uuid())) return cuda::By::kKernel;
+  const bool small = bytes < kWorthAnEngine;
+  if (target.on_device() && !source.on_host()) {
+    // What another endpoint of this process has, it has mapped for its own device alone.
+    return small && !source.here() ? cuda::By::kKernel : cuda::By::kEngines;
+  }
+  if (!(source.on_host() ? source.page_lock(context) : target.page_lock(context))) return cuda::By::kDriver;
+  const bool reached = cuda::attribute(context->device(), cuda::kAttributeHostPointers) != 0;
+  return small && reached ? cuda::By::kHostKernel : cuda::By::kEngines;
+}
+
 void CudaFlights::seated() {
-  // Each engine's batch by itself: they take long, and the calling thread none.
-  if (by_ != cuda::By::kKernel || bytes_ >= kTogetherBytes || copies_.size() >= kTogether) depart();
+  // What engines copy takes long, and a start of theirs next to nothing of it.
+  if (!by_kernel(by_) || bytes_ >= kTogetherBytes || copies_.size() >= kTogether) depart();
 }
 
 void CudaFlights::depart() {
@@ -63,6 +87,10 @@ void CudaFlights::depart() {
   const std::uint32_t mark = (boarded_ - 1) % kFlights;
   for (std::uint32_t at = boarding_; at != boarded_; ++at) flights_[at % kFlights].mark = mark;
   boarding_ = boarded_;
+  if (by_kernel(by_)) {
+    flights_[mark].last = true;
+    ++departed_;
+  }
   copier_->start(copies_, by_, mark);
   copies_.clear();
   bytes_ = 0;
@@ -72,13 +100,14 @@ CudaFlight* CudaFlights::landed() {
   if (empty()) return nullptr;
   const std::uint32_t index = first_ % kFlights;
   CudaFlight& flight = flights_[index];
-  if (flight.copier && !flight.copier->done(flight.mark)) return nullptr;
+  if (flight.copier && (!flight.mark || !flight.copier->done(*flight.mark))) return nullptr;
   flight.leave();
   return &flight;
 }
 
 void CudaFlights::end() {
   CudaFlight& flight = flights_[first_++ % kFlights];
+  if (flight.last) --departed_;
   flight.chunk = {};
   flight.copier = nullptr;
   flight.source.reset();

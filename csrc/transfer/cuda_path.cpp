@@ -90,7 +90,7 @@ bool CudaPath::take_writes() {
     flight.write = true;
     if (flight.task.status == Status::kOk) flight.task.status = prepare_write(flight);
   }
-  if (any) flights_.depart();
+  flights_.depart_unless_busy();
   return any;
 }
 
@@ -109,7 +109,7 @@ Status CudaPath::prepare_write(CudaFlight& flight) {
     for (std::uint64_t offset = 0; offset < landing.size(i);) {
       const Intake::Span span = landing.span(i, offset);
       if (span.target) {
-        if (!base) base = flights_.board(flight, source->second, *landing.region()->memory);
+        if (!base) base = flights_.board(flight, source->second, *landing.region()->memory, span.bytes);
         if (!base) return Status::kUnmapped;
         flights_.carry({reinterpret_cast<cuda::DevicePointer>(span.target), *base + server_.source(i) + offset,
                         static_cast<std::size_t>(span.bytes)});
@@ -122,7 +122,7 @@ Status CudaPath::prepare_write(CudaFlight& flight) {
 }
 
 bool CudaPath::take_reads() {
-  if (flights_.full() || !client_.reading()) return false;
+  if (flights_.busy() || !client_.reading()) return false;
   Finished finished;
   std::lock_guard lock(host_.mutex());
   bool any = false;
@@ -147,11 +147,12 @@ void CudaPath::prepare_read(const LaneClient::Chunk& chunk, Finished& finished) 
   flight.write = false;
   flight.chunk = chunk;
   flight.inside = true;
-  const auto base = flights_.board(flight, remote->second.memory, *op->local->memory);
+  const auto pieces = op->pieces.subspan(chunk.first, chunk.count);
+  const auto base = flights_.board(flight, remote->second.memory, *op->local->memory, op->bytes_of(pieces.front()));
   flight.status = base ? Status::kOk : Status::kUnmapped;
   if (!base) return;
   reader_ = flight.copier;
-  for (const Piece& piece : op->pieces.subspan(chunk.first, chunk.count)) {
+  for (const Piece& piece : pieces) {
     flights_.carry({reinterpret_cast<cuda::DevicePointer>(op->local->data() + piece.local),
                     *base + remote->second.base + piece.remote, static_cast<std::size_t>(op->bytes_of(piece))});
   }
@@ -163,8 +164,8 @@ bool CudaPath::arm() {
   work |= client_.arm();
   if (flights_.empty()) return work;
   alarm_.set();
-  // With all flights out, what else there is to do has to wait for one.
-  return work && !flights_.full();
+  // With enough of them out, what else there is to do has to wait for one.
+  return work && !flights_.busy();
 }
 
 void CudaPath::disarm() {

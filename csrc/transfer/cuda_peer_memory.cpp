@@ -66,7 +66,12 @@ cuda::DevicePointer PeerMemory::open(const cuda::ContextPtr& context) {
   auto& opened = mapped_[context->device()];
   if (!opened) {
     const cuda::Device device = visible(place_.owner);
-    if (place_.here) opened = Announced::here().find(place_.id);
+    if (place_.here && device == context->device()) opened = Announced::here().find(place_.id);
+    // What has a legacy handle cannot be opened by its own process: it is used as it is, with the other device's leave.
+    if (place_.here && !opened && place_.share.kind == cuda::Share::Kind::kIpc) {
+      cuda::let_reach(context, *cuda::PrimaryContext::of(device));
+      opened = Announced::here().find(place_.id);
+    }
     if (!opened) {
       place_.share.fd = place_.fd.get();
       opened = cuda::open_share(place_.share, device, context->device(), place_.size);

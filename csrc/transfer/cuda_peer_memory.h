@@ -39,6 +39,7 @@ class PeerMemory {
   std::uint32_t id() const { return place_.id; }
   std::uint64_t size() const { return place_.size; }
   bool on_host() const { return place_.host; }
+  bool here() const { return place_.here; }
   bool on(const cuda::Uuid& device) const { return !place_.host && place_.owner == device; }
 
   bool readable() const { return readable_.load(std::memory_order_relaxed); }

@@ -70,6 +70,20 @@ def test_a_write_to_another_gpus_memory_lands_exactly(other: Peer, near: str, fa
         np.testing.assert_array_equal(got, moved(tensor(region).cpu().numpy(), src, dst))
 
 
+def test_small_and_uneven_pieces_between_gpus_land_exactly(other: Peer) -> None:
+    with opened(other, "device 1") as descriptor, Endpoint("parent") as endpoint:
+        region = make_region(endpoint, "device", "near", seed=1)
+        source, expected = tensor(region).cpu().numpy(), np.zeros(SIZE, np.uint8)
+        with endpoint.connect(descriptor, timeout=20) as remote:
+            for length, at in ((16, 0), (1000, 1 << 20), (4096, 2 << 20), (40_000, 3 << 20)):
+                src = np.arange(20, dtype=np.int64)[::-1].copy() * length + at
+                dst = np.arange(20, dtype=np.int64) * length + at
+                remote.write(region, "far", src, dst, length).wait(20)
+                for s, d in zip(src, dst, strict=True):
+                    expected[d : d + length] = source[s : s + length]
+            np.testing.assert_array_equal(other.ask("content"), expected)
+
+
 @pytest.mark.parametrize(("near", "far"), PAIRS)
 def test_a_read_of_another_gpus_memory_lands_exactly(other: Peer, near: str, far: str) -> None:
     with opened(other, far, 5) as descriptor, Endpoint("parent") as endpoint:
@@ -80,9 +94,10 @@ def test_a_read_of_another_gpus_memory_lands_exactly(other: Peer, near: str, far
         np.testing.assert_array_equal(tensor(region).cpu().numpy(), moved(pattern(5).numpy(), src, dst))
 
 
-def test_endpoints_of_one_process_move_blocks_between_gpus() -> None:
+@pytest.mark.parametrize(("near", "far"), [("device", "device 1"), ("torch", "device 1"), ("torch 1", "torch")])
+def test_endpoints_of_one_process_move_blocks_between_gpus(near: str, far: str) -> None:
     with Endpoint("a") as a, Endpoint("b") as b:
-        region, target = make_region(a, "device", "near", seed=1), make_region(b, "device 1", "far")
+        region, target = make_region(a, near, "near", seed=1), make_region(b, far, "far")
         src, dst = places(30, 2), places(30, 3)
         with a.connect(b.descriptor()) as remote:
             remote.write(region, "far", src, dst, PIECE).wait(20)
