@@ -17,7 +17,6 @@ import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 import report
 import torch
+from graph_timing import graph_us
 
 from nano.engine.kernels.attention import DecodeScratch, decode_attention, prefill_attention
 from nano.engine.kernels.attention_choice import TABLE, winner
@@ -35,7 +35,6 @@ from nano.engine.kernels.flashinfer_build import Build, require
 from nano.engine.kernels.flashinfer_check import TOLERANCE, reference
 
 BLOCK_SIZE = 64
-PAGES_CALLS = 20  # in one graph, whose replay costs as much as several of them
 MODELS = {
     "8B": (36, Shape(32, 8, 128, BLOCK_SIZE, torch.bfloat16)),
     "0.6B": (28, Shape(16, 8, 128, BLOCK_SIZE, torch.bfloat16)),
@@ -43,13 +42,27 @@ MODELS = {
 }
 Lengths = tuple[list[int], list[int]]  # of each sequence: context, queries
 DECODE: dict[str, Lengths] = {
-    f"{seqs} x {context}": ([context] * seqs, [1] * seqs) for seqs in (1, 16, 64, 256) for context in (512, 2048, 8192)
-}
+    f"{seqs} x {context}": ([context] * seqs, [1] * seqs)
+    for seqs, contexts in {
+        1: (512, 2048, 4096, 8192, 32768), 4: (512, 2048, 8192, 32768), 16: (512, 2048, 8192), 64: (512, 2048, 8192),
+        256: (512, 2048, 8192),
+    }.items()
+    for context in contexts
+}  # fmt: skip
 PREFILL: dict[str, Lengths] = {
+    "1 x 512": ([512], [512]),
+    "1 x 2048": ([2048], [2048]),
+    "1 x 8192": ([8192], [8192]),
+    "2 x 1024": ([1024] * 2, [1024] * 2),
+    "8 x 256": ([256] * 8, [256] * 8),
     "16 x 1024": ([1024] * 16, [1024] * 16),
     "4 x 4096": ([4096] * 4, [4096] * 4),
-    "1 x 512": ([512], [512]),
+    "512 at 4096": ([4096], [512]),
+    "2048 at 8192": ([8192], [2048]),
+    "2048 at 32768": ([32768], [2048]),
     "4 chunks of 512 at 4096": ([4096] * 4, [512] * 4),
+    "2044 at 2044 + 4 at 2048": ([2044, *[2048] * 4], [2044, *[1] * 4]),
+    "2032 at 4096 + 16 at 2048": ([4096, *[2048] * 16], [2032, *[1] * 16]),
     "1984 at 4096 + 64 at 2048": ([4096, *[2048] * 64], [1984, *[1] * 64]),
     "512 + 255 at 1024": ([512, *[1024] * 255], [512, *[1] * 255]),
 }
@@ -126,34 +139,15 @@ class Step:
         self.triton()
         self.flashinfer_layers()
         self.check()
-        ours = graph_us(self.triton, repeats) / self.layers
-        theirs = graph_us(self.flashinfer_layers, repeats) / self.layers
+        ours = graph_us([self.triton], repeats) / self.layers
+        theirs = graph_us([self.flashinfer_layers], repeats) / self.layers
         times = []
         for _ in range(2 * repeats):
             torch.cuda.synchronize()
             begun = time.perf_counter()
             self.plan()
             times.append(time.perf_counter() - begun)
-        pages = graph_us(lambda: [self.begin() for _ in range(PAGES_CALLS)], repeats) / PAGES_CALLS
-        return ours, theirs, statistics.median(times) * 1e6 + pages
-
-
-def graph_us(call: Callable[[], object], repeats: int) -> float:
-    """Median device time of a replay, microseconds."""
-    call()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    graph.replay()
-    times = []
-    for _ in range(repeats):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) * 1e3)
-    return statistics.median(times)
+        return ours, theirs, statistics.median(times) * 1e6 + graph_us([self.begin] * 20, repeats)
 
 
 def row(
@@ -206,7 +200,7 @@ def main() -> None:
     card = torch.cuda.get_device_name(device)
     print(
         f"{card}, torch {torch.__version__}, flashinfer {version('flashinfer-python')}; blocks of {BLOCK_SIZE}, bf16; "
-        f"medians of {args.repeats}"
+        f"best of {args.repeats} replays"
     )
     shape = MODELS["8B"][1]
     names = supports(shape, shape.dtype, device)

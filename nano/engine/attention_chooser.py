@@ -125,6 +125,12 @@ class AttentionChooser:
         wins = self._choice.takes_flashinfer(step.kind, batch.num_seqs, queries, context)
         return flashinfer if wins else self._triton
 
+    def wait(self, deadline: float) -> bool:
+        """Whether FlashInfer serves, once its modules are compiled or `deadline` seconds have passed."""
+        if self._thread is not None:
+            self._thread.join(deadline)
+        return self._ready.is_set()
+
     def close(self) -> None:
         """Ends a build that is still under way."""
         self._closed = True

@@ -187,7 +187,7 @@ def test_each_step_gets_the_tables_backend_when_it_is_built(
     with LLM(str(checkpoint), check=True, **OPTIONS) as llm:
         llm.generate(PROMPTS, params)  # by whichever is there
         chooser = chooser_of(llm)
-        assert chooser._ready.wait(600)
+        assert chooser.wait(600)
         given = set()
         pick = chooser._pick
 
