@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 import triton
 import triton.language as tl
-from triton.language.extra import cuda as tlx
 
 from nano.engine.kernels.launch import dependent_launch, processors
 from nano.engine.kernels.paging import LOG2E, MASKED_SCORE, dot, prefetch_rows, tile_rows
+from nano.engine.kernels.prefetch import start
 from nano.errors import InvalidInput
 
 
@@ -138,8 +138,7 @@ def _decode(
                 prefetch_rows(rows, HEAD_DIM)
                 rows = tile_rows(v, table, tile, length, head, v_block, v_head, v_token, BLOCK_SIZE, TILE, True)
                 prefetch_rows(rows, HEAD_DIM)
-        tlx.gdc_wait()
-        tlx.gdc_launch_dependents()
+    start(PDL, True)
 
     rows = tl.arange(0, ROWS)
     columns = tl.arange(0, HEAD_DIM)

@@ -76,8 +76,8 @@ def _direct_down_kernel(
     expert = tl.load(ids + pair, cache_modifier=".cg").to(tl.int64)  # from before the kernel that makes x
     row = (expert[:, None] * N + tl.minimum(n, N - 1)[None, :]) * K
     if PDL and ahead > 0:
-        prefetch(weight + row, ahead)
-    start(PDL)
+        prefetch(tl.reshape(weight + row, [SLOTS * BN]), ahead, SLOTS * BN)
+    start(PDL, True)
     share = tl.where(slot < TOP_K, tl.load(shares + pair), 0.0)
     scale_row = (expert * tl.cdiv(N, 128) + column * BN // 128) * groups
     acc = tl.zeros([SLOTS, BN, BK], tl.float32)

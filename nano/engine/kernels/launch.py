@@ -13,6 +13,9 @@ from functools import cache
 import torch
 
 _enabled = True
+EARLY = True
+FUSE_NORM = True
+FUSE_SILU = True
 
 
 def enable_dependent_launch(enabled: bool) -> None:
@@ -26,9 +29,11 @@ def _capable(index: int) -> bool:
     return torch.version.hip is None and torch.cuda.get_device_capability(index) >= (9, 0)
 
 
-def dependent_launch(device: torch.device) -> bool:
+def dependent_launch(device: torch.device) -> int:
     """Whether kernels on `device` are to be launched dependently."""
-    return _enabled and device.type == "cuda" and _capable(device.index or 0)
+    if not (_enabled and device.type == "cuda" and _capable(device.index or 0)):
+        return 0
+    return 2 if EARLY else 1
 
 
 @cache

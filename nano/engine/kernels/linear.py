@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from nano.engine.kernels import hopper_linear
+from nano.engine.kernels import hopper_linear, vector_products
 from nano.engine.kernels.launch import dependent_launch, processors
 from nano.engine.kernels.linear_kernels import many_silu_kernel, rows_kernel, vector_kernel
-from nano.engine.kernels.linear_tiles import PARTS, TILES, Tile
+from nano.engine.kernels.linear_tiles import PARTS, TILES, Lanes, Tile
 from nano.engine.kernels.quantize import new_scales as new_scales
 from nano.errors import InvalidInput
 
@@ -19,6 +19,7 @@ MAX_ROWS = 64  # the own kernels' most rows
 FUSED_ROWS = 16  # the most rows of fp8 products with activations that are not quantised yet
 MANY_ROWS = 512  # from so many rows, gate, up and SiLU in one kernel beat a product and SiLU in turn
 ROWS_STEP = 4  # cuBLAS's block-scaled product takes multiples of it
+DEFAULT = Lanes(8, 4, 1, 2)
 SCALES_STEP = 4  # columns of a weight's scales
 
 
@@ -33,7 +34,7 @@ def _power(value: int) -> int:
     return 1 << (value - 1).bit_length()
 
 
-def choose(rows: int, n: int, k: int, fp8: bool) -> Tile | None:
+def choose(rows: int, n: int, k: int, fp8: bool) -> Tile | Lanes | None:
     """How `rows` activations and an [n, k] weight are multiplied; None: by cuBLAS."""
     measured = TILES.get((n, k, fp8), {})
     least = next((most for most in measured if rows <= most), None)
@@ -48,13 +49,16 @@ def choose(rows: int, n: int, k: int, fp8: bool) -> Tile | None:
 
 
 def _launch(
-    tile: Tile,
+    tile: Tile | Lanes,
     x: torch.Tensor,
     weight: torch.Tensor,
     out: torch.Tensor,
     x_scales: torch.Tensor | None = None,
     weight_scales: torch.Tensor | None = None,
 ) -> None:
+    if isinstance(tile, Lanes):
+        vector_products.linear_row(x, weight, weight_scales, out, tile)
+        return
     rows, k = x.shape
     n = weight.shape[0]
     fp8 = weight_scales is not None
@@ -99,7 +103,7 @@ def _parts(rows: int, weight: torch.Tensor) -> int | None:
     return next((parts for most, parts in measured.items() if rows <= most), None)
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, tile: Tile | None = None) -> None:
+def linear(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, tile: Tile | Lanes | None = None) -> None:
     """out [M, N] = x [M, K] @ weight [N, K].T, accumulated in fp32; `tile` forces an own kernel."""
     _check("linear", x, weight, out)
     rows = x.shape[0]
@@ -117,7 +121,7 @@ def linear_fp8(
     weight: torch.Tensor,
     weight_scales: torch.Tensor,
     out: torch.Tensor,
-    tile: Tile | None = None,
+    tile: Tile | Lanes | None = None,
 ) -> None:
     """out bf16 [M, N] = x fp8 [M, K] @ weight fp8 [N, K].T with x_scales [M, K/128] and weight_scales [N/128, K/128].
 
@@ -155,6 +159,23 @@ def linear_fp8(
     if x_scales.stride() != (1, rows):
         x_scales = x_scales.T.contiguous().T
     torch._scaled_mm(x, weight.T, scale_a=x_scales, scale_b=weight_scales.T, out_dtype=out.dtype, out=out)
+
+
+def linear_row(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    scales: torch.Tensor | None,
+    out: torch.Tensor,
+    delta: torch.Tensor | None = None,
+    gain: torch.Tensor | None = None,
+    x_out: torch.Tensor | None = None,
+    eps: float = 0.0,
+    gated: bool = False,
+) -> None:
+    tile = choose(1, weight.shape[0], weight.shape[1], scales is not None)
+    if not isinstance(tile, Lanes):
+        tile = DEFAULT
+    vector_products.linear_row(x, weight, scales, out, tile, delta, gain, x_out, eps, gated)
 
 
 def fuses_silu(rows: int, weight: torch.Tensor) -> bool:

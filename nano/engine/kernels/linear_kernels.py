@@ -47,8 +47,8 @@ def rows_kernel(
     end = tl.minimum(begin + share, K)
     if PDL and ahead > 0:
         size = tl.minimum(ahead, (end - begin) * (weight.dtype.element_ty.primitive_bitwidth // 8)) // 16 * 16
-        prefetch(weight + row + begin, size)
-    start(PDL)
+        prefetch(weight + row + begin, size, BN)
+    start(PDL, True)
     acc = tl.zeros([BN, BM], tl.float32)
     groups = tl.cdiv(K, 128)
     scale_at = weight_scales if weight_scales is None else weight_scales + tile * BN // 128 * groups
@@ -112,8 +112,8 @@ def vector_kernel(
     row = tl.minimum(n, N - 1).to(tl.int64) * K
     if PDL and ahead > 0:
         size = tl.minimum(ahead, K * (weight.dtype.element_ty.primitive_bitwidth // 8)) // 16 * 16
-        prefetch(weight + row, size)
-    start(PDL)
+        prefetch(weight + row, size, BN)
+    start(PDL, True)
     acc = tl.zeros([BN, BK], tl.float32)
     groups = tl.cdiv(K, 128)
     for at in tl.range(0, K, BK, num_stages=STAGES):

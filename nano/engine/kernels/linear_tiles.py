@@ -19,6 +19,19 @@ class Tile:
     vector: bool = False  # one activation row on plain lanes, without tensor cores
 
 
+@dataclass(frozen=True)
+class Lanes:
+    """One activation row on plain lanes: `wide` x `deep` warps take `rows` weight rows by `chunks` x 32 x `bytes` x `deep`
+    bytes at a time; `ahead` bytes of each row are prefetched."""
+
+    rows: int
+    wide: int
+    deep: int = 1
+    chunks: int = 1
+    ahead: int = 512
+    bytes: int = 16
+
+
 def _vector(rows: int, depth: int, warps: int = 4, ahead: int = 512, stages: int = 1) -> Tile:
     return Tile(rows, depth, 1, warps, stages, ahead, vector=True)
 

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import torch
 
-from nano.engine.kernels import expert_rows
+from nano.engine.kernels import expert_rows, vector_products
 from nano.engine.kernels.expert_products import Tile, choose, combine, grouped
+from nano.engine.kernels.linear_tiles import Lanes
 from nano.engine.kernels.quantize import FP8, GROUP, new_scales, quantize
 from nano.engine.kernels.routing import CHUNK, order_pairs
 from nano.engine.kernels.routing import route as route
 from nano.errors import InvalidInput
 
+DIRECT: dict[bool, tuple[object, object]] = {
+    False: (Tile(1, 2, 1024, 2, 1), Tile(1, 1, 256, 1, 1)),
+    True: (Tile(1, 4, 1024, 4, 1), Tile(1, 4, 256, 8, 1)),
+}
 DIRECT_TOKENS = 4  # up to so many tokens, pairs are multiplied one by one
 
 
@@ -64,6 +69,8 @@ def experts(
     w2_scales: torch.Tensor | None = None,
     tiles: tuple[Tile, Tile] | None = None,
     direct: bool | None = None,
+    gain: torch.Tensor | None = None,
+    eps: float = 0.0,
 ) -> None:
     """out [T, C] = sum over a token's experts of weight * (silu(h @ gate.T) * (h @ up.T)) @ w2.T.
 
@@ -87,9 +94,10 @@ def experts(
         raise InvalidInput(f"experts: the scratch holds {len(scratch.order)} pairs, got {pairs}")
     if tokens <= DIRECT_TOKENS if direct is None else direct:
         if tiles is None:
-            tiles = (Tile(1, 4, 1024, 4, 1), Tile(1, 4, 256, 8, 1)) if fp8 else (
-                Tile(1, 2, 1024, 2, 1), Tile(1, 1, 256, 1, 1)
-            )  # fmt: skip
+            tiles = DIRECT[fp8]
+        if isinstance(tiles[0], Lanes):
+            vector_products.expert_rows(h, weights, ids, w13, w2, out, scratch.act, w13_scales, w2_scales, *tiles, gain, eps)
+            return
         expert_rows.direct(h, weights, ids, w13, w2, out, scratch.act, w13_scales, w2_scales, tiles)
         return
     order, offsets = scratch.order, scratch.offsets

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from triton.language.extra import cuda as tlx
 
 from nano.engine.kernels.launch import dependent_launch
+from nano.engine.kernels.prefetch import start
 
 
 @triton.jit
@@ -43,9 +43,7 @@ def _qk_norm_rope_write(
     is_q = heads < HEADS
     is_k = (heads >= HEADS) & (heads < HEADS + KV_HEADS)
     is_v = (heads >= HEADS + KV_HEADS) & (heads < HEADS + 2 * KV_HEADS)
-    if PDL:
-        tlx.gdc_wait()
-        tlx.gdc_launch_dependents()
+    start(PDL, True)
 
     source = qkv + token * qkv_row + heads[:, None] * HEAD_DIM + half[None, :]
     inside = (heads < HEADS + 2 * KV_HEADS)[:, None]
@@ -81,9 +79,7 @@ def _qk_norm_rope_write(
 def _embed(weight, ids, out, weight_row, out_row, vocabulary, width, BLOCK: tl.constexpr, PDL: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    if PDL:
-        tlx.gdc_wait()
-        tlx.gdc_launch_dependents()
+    start(PDL, True)
     row = tl.load(ids + token).to(tl.int64)
     known = (row >= 0) & (row < vocabulary)
     values = tl.load(weight + row * weight_row + columns, mask=known & (columns < width), other=0.0)

@@ -25,7 +25,7 @@ def _route_kernel(
     token = tl.program_id(0)
     expert = tl.arange(0, EXPERTS)
     slot = tl.arange(0, SLOTS)
-    start(PDL)
+    start(PDL, True)
     values = tl.load(logits + token.to(tl.int64) * stride + expert, mask=expert < experts, other=float("-inf"))
     values = values.to(tl.float32)
     shares = tl.exp(values - tl.max(values, axis=0))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nano.engine.kernels import activation, attention, linear, moe, norm, quantize, rope
+from nano.engine.kernels import activation, attention, launch, linear, moe, norm, quantize, rope
 from nano.engine.kv_scales import KVScales
 from nano.engine.ops import AttentionShape, Buffer, Target
 from nano.engine.step_arrays import StepArrays
@@ -33,10 +33,11 @@ class Experts:
 class Operand(Buffer):
     """What a product reads; for fp8 weights and more than `linear.FUSED_ROWS` rows, what it reads is `fp8`."""
 
-    __slots__ = ("fp8",)
+    __slots__ = ("fp8", "norm")
 
     def __init__(self, tensor: torch.Tensor, fp8: tuple[torch.Tensor, torch.Tensor] | None) -> None:
         super().__init__(tensor)
+        self.norm: tuple[torch.Tensor, float] | None = None
         self.fp8 = fp8  # values [rows, columns], and room for scales, one for 128 of them
 
     def written(self, n: int, quantized: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -56,11 +57,13 @@ class Operand(Buffer):
 class Residual(Buffer):
     """The residual stream; what a layer added last waits in `delta` for the norm that reads it."""
 
-    __slots__ = ("delta", "pending")
+    __slots__ = ("delta", "nothing", "other", "pending")
 
     def __init__(self, tensor: torch.Tensor) -> None:
         super().__init__(tensor)
         self.delta = torch.zeros_like(tensor)
+        self.other = torch.zeros_like(tensor)
+        self.nothing = torch.zeros_like(tensor[:1])
         self.pending = False
 
 
@@ -196,6 +199,11 @@ class CudaOps:
     def norm_linear(
         self, x: Buffer, norm_weight: Buffer, eps: float, h: Operand, weight: Weight, out: Buffer, n: int
     ) -> None:
+        h.norm = None
+        if n == 1 and launch.FUSE_NORM:
+            self._fused(x, norm_weight, eps, weight, out.tensor[:1], False)
+            h.norm = norm_weight.tensor, eps
+            return
         self._norm(x, norm_weight, eps, *h.written(n, weight.scales is not None))
         self._product(weight, h, n, out.tensor[:n])
 
@@ -214,9 +222,26 @@ class CudaOps:
             self._norm(x, norm_weight, eps, h.tensor[:n], None)
             linear.linear_silu(h.tensor[:n], weight.values, act.tensor[:n])
             return
+        if n == 1 and launch.FUSE_SILU:
+            if launch.FUSE_NORM:
+                self._fused(x, norm_weight, eps, weight, act.tensor[:1], True)
+            else:
+                self._norm(x, norm_weight, eps, h.tensor[:1], None)
+                linear.linear_row(h.tensor[:1], weight.values, weight.scales, act.tensor[:1], gated=True)
+            return
         self.norm_linear(x, norm_weight, eps, h, weight, gate_up, n)
         values, scales = act.written(n, act.fp8 is not None)
         activation.silu_mul(gate_up.tensor[:n], values, scales=scales)
+
+    def _fused(
+        self, x: Residual, norm_weight: Buffer, eps: float, weight: Weight, out: torch.Tensor, gated: bool
+    ) -> None:
+        linear.linear_row(
+            x.tensor[:1], weight.values, weight.scales, out, x.delta[:1] if x.pending else x.nothing, norm_weight.tensor,
+            x.other[:1], eps, gated,
+        )  # fmt: skip
+        x.tensor, x.other = x.other, x.tensor
+        x.pending = False
 
     def _product(self, weight: Weight, h: Operand, n: int, out: torch.Tensor) -> None:
         if weight.scales is None:
@@ -277,9 +302,10 @@ class CudaOps:
             self._chosen = self._empty(self.arrays.limits.tokens, top_k, dtype=torch.int32)
         gates, chosen = self._gates[:n], self._chosen[:n]
         moe.route(router_logits.tensor[:n], top_k, normalize, gates, chosen)
+        gain, eps = h.norm or (None, 0.0)
         moe.experts(
-            h.tensor[:n], gates, chosen, weight.gate_up, weight.down, self._residual.delta[:n], self._moe,
-            w13_scales=weight.gate_up_scales, w2_scales=weight.down_scales,
+            x.tensor[:n] if h.norm else h.tensor[:n], gates, chosen, weight.gate_up, weight.down, self._residual.delta[:n], self._moe,
+            w13_scales=weight.gate_up_scales, w2_scales=weight.down_scales, gain=gain, eps=eps,
         )  # fmt: skip
         self._residual.pending = True
 
