@@ -10,7 +10,7 @@ import triton.language as tl
 
 from nano.engine.kernels.launch import dependent_launch, processors
 from nano.engine.kernels.paging import LOG2E, MASKED_SCORE, dot, prefetch_rows, tile_rows
-from nano.engine.kernels.prefetch import start
+from nano.engine.kernels.prefetch import start as start_kernel
 from nano.errors import InvalidInput
 
 
@@ -138,7 +138,7 @@ def _decode(
                 prefetch_rows(rows, HEAD_DIM)
                 rows = tile_rows(v, table, tile, length, head, v_block, v_head, v_token, BLOCK_SIZE, TILE, True)
                 prefetch_rows(rows, HEAD_DIM)
-    start(PDL, True)
+    start_kernel(PDL, True)
 
     rows = tl.arange(0, ROWS)
     columns = tl.arange(0, HEAD_DIM)
