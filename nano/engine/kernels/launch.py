@@ -16,6 +16,7 @@ _enabled = True
 EARLY = True
 FUSE_NORM = True
 FUSE_SILU = True
+FUSE_ROUTE = True
 
 
 def enable_dependent_launch(enabled: bool) -> None:

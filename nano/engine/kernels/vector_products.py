@@ -159,15 +159,46 @@ def row_kernel(
 
 
 @gluon.jit
+def _chosen(logits, experts, NORMALIZE: gl.constexpr, TOP_K: gl.constexpr, EXPERTS: gl.constexpr, SLOT: gl.constexpr,
+            SLOTS: gl.constexpr):  # fmt: skip
+    """As route_kernel: experts int32 [SLOTS] and shares fp32 [SLOTS] of a token's bf16 logits; every warp for itself."""
+    EACH: gl.constexpr = EXPERTS // 32 if EXPERTS > 32 else 1
+    L: gl.constexpr = gl.BlockedLayout([EACH], [32], [gl.num_warps()], [0])
+    expert = gl.arange(0, EXPERTS, L)
+    slot = gl.arange(0, SLOTS, SLOT)
+    values = gl.load(logits + expert, mask=expert < experts, other=float("-inf"))
+    values = gl.where(values == values, values, float("-inf"))  # rows of padding may hold NaN; ids are to be experts
+    # One integer orders by logit, then by smaller index: the bits of a negative float order the other way.
+    bits = values.to(gl.int16, bitcast=True).to(gl.int32)
+    keys = (gl.where(bits < 0, bits ^ 0x7FFF, bits) << 16) | (0xFFFF - expert)
+    keys = gl.where(expert < experts, keys, -2147483648)
+    top = gl.max(values.to(gl.float32), axis=0)
+    whole = gl.sum(gl.exp(values.to(gl.float32) - top), axis=0)
+    ids = gl.zeros([SLOTS], gl.int32, SLOT)
+    shares = gl.zeros([SLOTS], gl.float32, SLOT)
+    for i in gl.static_range(TOP_K):
+        best = gl.max(keys, axis=0)
+        keys = gl.where(keys == best, -2147483648, keys)
+        high = best >> 16
+        logit = gl.where(high < 0, high ^ 0x7FFF, high).to(gl.int16).to(gl.bfloat16, bitcast=True).to(gl.float32)
+        ids = gl.where(slot == i, 0xFFFF - (best & 0xFFFF), ids)
+        shares = gl.where(slot == i, gl.exp(logit - top), shares)
+    if NORMALIZE:
+        whole = gl.sum(shares, axis=0)
+    return ids, shares / whole
+
+
+@gluon.jit
 def expert_gate_up_kernel(
     x,  # [T, K], rows x_stride apart
     gain,  # null, or fp32 [K]: x is the residual, and its norm is multiplied
-    ids,  # [T * TOP_K]
+    ids,  # [T * TOP_K], or null
+    logits,  # where there are no ids: bf16 [T, E]
     weight,  # [E, 2N, K]
     weight_scales,  # FP8: [E, 2N/128, K/128]
     out,  # [T * TOP_K, N]
-    N, K, x_stride, eps,
-    TOP_K: gl.constexpr, BN: gl.constexpr, CHUNKS: gl.constexpr, V: gl.constexpr, WN: gl.constexpr, WK: gl.constexpr,
+    N, K, x_stride, eps, experts,
+    NORMALIZE: gl.constexpr, EXPERTS: gl.constexpr, TOP_K: gl.constexpr, BN: gl.constexpr, CHUNKS: gl.constexpr, V: gl.constexpr, WN: gl.constexpr, WK: gl.constexpr,
     EVEN: gl.constexpr, FP8: gl.constexpr, PDL: gl.constexpr,
 ):  # fmt: skip
     L: gl.constexpr = gl.BlockedLayout([1, 1, V], [1, 32, 1], [WN, WK, 1], [2, 1, 0])
@@ -184,8 +215,14 @@ def expert_gate_up_kernel(
     row = gl.expand_dims(gl.expand_dims(gl.minimum(n, N - 1), 1), 2).to(gl.int64) * K
     place = row + gl.expand_dims(k, 0)
     up = N.to(gl.int64) * K
-    _start(PDL, False)  # down reads ids before its own wait
-    expert = gl.load(ids + pair).to(gl.int64)
+    _start(PDL, False)  # down reads ids or logits before its own wait
+    if ids is None:
+        SLOT: gl.constexpr = gl.BlockedLayout([1], [32], [WN * WK], [0])
+        token = pair // TOP_K
+        chosen, _ = _chosen(logits + token * experts, experts, NORMALIZE, TOP_K, EXPERTS, SLOT, 32)
+        expert = gl.sum(gl.where(gl.arange(0, 32, SLOT) == pair % TOP_K, chosen, 0), axis=0).to(gl.int64)
+    else:
+        expert = gl.load(ids + pair).to(gl.int64)
     w_at = weight + expert * 2 * up + place
     k3 = gl.expand_dims(k, 0)
     acc = gl.zeros([BN, P], gl.float32, ROW_PIECE)
@@ -215,13 +252,14 @@ def expert_gate_up_kernel(
 @gluon.jit
 def expert_down_kernel(
     x,  # [T * TOP_K, K]
-    ids,  # [T * TOP_K]
-    shares,  # [T * TOP_K]
+    ids,  # [T * TOP_K], or null
+    shares,  # as ids
+    logits,  # where there are no ids: bf16 [T, E]
     weight,  # [E, N, K]
     weight_scales,  # FP8: [E, N/128, K/128]
     out,  # [T, N], rows stride apart
-    N, K, stride,
-    TOP_K: gl.constexpr, SLOTS: gl.constexpr, BN: gl.constexpr, V: gl.constexpr, STEPS: gl.constexpr,
+    N, K, stride, experts, ahead,
+    NORMALIZE: gl.constexpr, EXPERTS: gl.constexpr, TOP_K: gl.constexpr, SLOTS: gl.constexpr, BN: gl.constexpr, V: gl.constexpr, STEPS: gl.constexpr,
     WS: gl.constexpr, EVEN: gl.constexpr, FP8: gl.constexpr, PDL: gl.constexpr,
 ):  # fmt: skip
     """STEPS * 32 * V columns cover K."""
@@ -234,7 +272,11 @@ def expert_down_kernel(
     slot = gl.arange(0, SLOTS, SLOT)
     n = column * BN + gl.arange(0, BN, gl.SliceLayout(0, RESULT))
     pair = token * TOP_K + gl.minimum(slot, TOP_K - 1)
-    expert = gl.load(ids + pair, cache_modifier=".cg").to(gl.int64)  # from before the kernel that makes x
+    if ids is None:  # from before the kernel that makes x, as ids are
+        chosen, share = _chosen(logits + token * experts, experts, NORMALIZE, TOP_K, EXPERTS, SLOT, SLOTS)
+        expert = chosen.to(gl.int64)
+    else:
+        expert = gl.load(ids + pair, cache_modifier=".cg").to(gl.int64)
     row = gl.expand_dims(expert, 1) * N + gl.expand_dims(gl.minimum(n, N - 1), 0)
     lane = gl.arange(0, 32, gl.SliceLayout(0, gl.SliceLayout(0, NO_ITEM)))
     x_slot = gl.arange(0, SLOTS, gl.SliceLayout(1, gl.SliceLayout(2, X)))
@@ -242,6 +284,16 @@ def expert_down_kernel(
     x_item = gl.arange(0, V, gl.SliceLayout(0, gl.SliceLayout(0, X)))
     k = gl.expand_dims(gl.expand_dims(x_lane, 0), 2) * V + gl.expand_dims(gl.expand_dims(x_item, 0), 0)  # [1, 32, V]
     place = gl.expand_dims(gl.expand_dims(row, 2), 3) * K + gl.expand_dims(k, 1)
+    if PDL and ahead > 0:
+        SIZE: gl.constexpr = weight.dtype.element_ty.primitive_bitwidth // 8
+        begin = gl.expand_dims(gl.expand_dims(lane, 0), 0) * 128
+        at = weight.to(gl.int64, bitcast=True) + gl.expand_dims(row, 2) * K * SIZE + begin
+        left = gl.minimum(gl.minimum(ahead, K * SIZE) // 16 * 16 - begin, 128) + gl.zeros([SLOTS, BN, 32], gl.int32, NO_ITEM)
+        gl.inline_asm_elementwise(
+            "{ .reg .pred p; setp.gt.s32 p, $2, 0; @p cp.async.bulk.prefetch.L2.global [$1], $2; mov.b32 $0, 0; }",
+            "=r,l,r", [at, left], dtype=gl.int32, is_pure=False, pack=1,
+        )
+    w = _weights(weight + place, gl.expand_dims(k, 1), K, EVEN)
     _start(PDL, True)
     x_pair = token * TOP_K + gl.minimum(x_slot, TOP_K - 1)
     x_at = x + gl.expand_dims(gl.expand_dims(x_pair, 1), 2) * K + k
@@ -252,14 +304,16 @@ def expert_down_kernel(
     )  # [SLOTS, 1, 1]
     for step in gl.static_range(STEPS):
         at = step * 32 * V
-        w = _weights(weight + place + at, gl.expand_dims(k, 1) + at, K, EVEN)
+        if step > 0:
+            w = _weights(weight + place + at, gl.expand_dims(k, 1) + at, K, EVEN)
         values = _activations(x_at + at, k + at, K, EVEN)
         part = _times(w, gl.expand_dims(values, 1), 3)
         if FP8:
             group = at + gl.expand_dims(gl.expand_dims(lane, 0), 0) * V
             part *= gl.load(weight_scales + scale_row + group // 128, mask=group < K, other=0.0)
         acc += part
-    share = gl.where(slot < TOP_K, gl.load(shares + pair), 0.0)
+    if ids is not None:
+        share = gl.where(slot < TOP_K, gl.load(shares + pair), 0.0)
     total = gl.sum(gl.sum(acc, axis=2) * gl.expand_dims(share, 1), axis=0)
     n_out = column * BN + gl.arange(0, BN, gl.SliceLayout(0, RESULT))
     gl.store(out + token * stride + n_out, total.to(out.dtype.element_ty), mask=n_out < N)
@@ -290,8 +344,8 @@ def linear_row(
 
 def expert_rows(
     h: torch.Tensor,
-    weights: torch.Tensor,
-    ids: torch.Tensor,
+    weights: torch.Tensor | None,
+    ids: torch.Tensor | None,
     w13: torch.Tensor,
     w2: torch.Tensor,
     out: torch.Tensor,
@@ -302,19 +356,29 @@ def expert_rows(
     down: Lanes,
     gain: torch.Tensor | None = None,
     eps: float = 0.0,
+    logits: torch.Tensor | None = None,
+    top_k: int = 0,
+    normalize: bool = False,
 ) -> None:
-    tokens, top_k = ids.shape
-    _, hidden, inner = w2.shape
+    tokens = h.shape[0]
+    top_k = top_k if ids is None else ids.shape[1]
+    experts, hidden, inner = w2.shape
     pdl = dependent_launch(h.device)
     fp8 = w13_scales is not None
+    flags = {
+        "NORMALIZE": normalize, "EXPERTS": max(1 << (experts - 1).bit_length(), 32), "TOP_K": top_k, "FP8": fp8,
+        "PDL": pdl, "launch_pdl": pdl,
+    }  # fmt: skip
     v = up.bytes // w13.element_size()
     expert_gate_up_kernel[(-(-inner // up.rows), tokens * top_k)](
-        h, gain, ids, w13, w13_scales, act, inner, hidden, h.stride(0), eps, TOP_K=top_k, BN=up.rows, CHUNKS=up.chunks, V=v,
-        WN=up.wide, WK=up.deep, EVEN=hidden % (up.chunks * 32 * up.deep * v) == 0, FP8=fp8, PDL=pdl, num_warps=up.wide * up.deep, launch_pdl=pdl,
+        h, gain, ids, logits, w13, w13_scales, act, inner, hidden, h.stride(0), eps, experts, BN=up.rows,
+        CHUNKS=up.chunks, V=v, WN=up.wide, WK=up.deep, EVEN=hidden % (up.chunks * 32 * up.deep * v) == 0,
+        num_warps=up.wide * up.deep, **flags,
     )  # fmt: skip
     v = down.bytes // w2.element_size()
     slots = 1 << (top_k - 1).bit_length()
     expert_down_kernel[(-(-hidden // down.rows), tokens)](
-        act, ids, weights, w2, w2_scales, out, hidden, inner, out.stride(0), TOP_K=top_k, SLOTS=slots, BN=down.rows,
-        V=v, STEPS=-(-inner // (32 * v)), WS=down.wide, EVEN=inner % (32 * v) == 0, FP8=fp8, PDL=pdl, num_warps=down.wide, launch_pdl=pdl,
+        act, ids, weights, logits, w2, w2_scales, out, hidden, inner, out.stride(0), experts, down.ahead,
+        SLOTS=slots, BN=down.rows, V=v, STEPS=-(-inner // (32 * v)), WS=down.wide, EVEN=inner % (32 * v) == 0,
+        num_warps=down.wide, **flags,
     )  # fmt: skip

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nano.engine.kernels import activation, attention, launch, linear, moe, norm, quantize, rope
+from nano.engine.kernels import activation, attention, launch, linear, moe, norm, quantize, rope, vector_products
 from nano.engine.kv_scales import KVScales
 from nano.engine.ops import AttentionShape, Buffer, Target
 from nano.engine.step_arrays import StepArrays
@@ -301,6 +301,15 @@ class CudaOps:
             self._gates = self._empty(self.arrays.limits.tokens, top_k, dtype=torch.float32)
             self._chosen = self._empty(self.arrays.limits.tokens, top_k, dtype=torch.int32)
         gates, chosen = self._gates[:n], self._chosen[:n]
+        if n == 1 and launch.FUSE_ROUTE and h.norm:
+            gain, eps = h.norm
+            vector_products.expert_rows(
+                x.tensor[:n], None, None, weight.gate_up, weight.down, self._residual.delta[:n], self._moe.act,
+                weight.gate_up_scales, weight.down_scales, *moe.DIRECT[weight.gate_up_scales is not None], gain, eps,
+                router_logits.tensor[:n], top_k, normalize,
+            )  # fmt: skip
+            self._residual.pending = True
+            return
         moe.route(router_logits.tensor[:n], top_k, normalize, gates, chosen)
         gain, eps = h.norm or (None, 0.0)
         moe.experts(
