@@ -200,7 +200,7 @@ class CudaOps:
         self, x: Buffer, norm_weight: Buffer, eps: float, h: Operand, weight: Weight, out: Buffer, n: int
     ) -> None:
         h.norm = None
-        if n == 1 and launch.FUSE_NORM:
+        if n == 1 and (launch.FUSE_NORM == 1 or launch.FUSE_NORM == 2 and weight.values.shape[0] > 1024):
             self._fused(x, norm_weight, eps, weight, out.tensor[:1], False)
             h.norm = norm_weight.tensor, eps
             return
@@ -301,10 +301,10 @@ class CudaOps:
             self._gates = self._empty(self.arrays.limits.tokens, top_k, dtype=torch.float32)
             self._chosen = self._empty(self.arrays.limits.tokens, top_k, dtype=torch.int32)
         gates, chosen = self._gates[:n], self._chosen[:n]
-        if n == 1 and launch.FUSE_ROUTE and h.norm:
-            gain, eps = h.norm
+        if n == 1 and launch.FUSE_ROUTE:
+            gain, eps = h.norm or (None, 0.0)
             vector_products.expert_rows(
-                x.tensor[:n], None, None, weight.gate_up, weight.down, self._residual.delta[:n], self._moe.act,
+                x.tensor[:n] if h.norm else h.tensor[:n], None, None, weight.gate_up, weight.down, self._residual.delta[:n], self._moe.act,
                 weight.gate_up_scales, weight.down_scales, *moe.DIRECT[weight.gate_up_scales is not None], gain, eps,
                 router_logits.tensor[:n], top_k, normalize,
             )  # fmt: skip
