@@ -8,18 +8,18 @@ from typing import Any
 import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from nano.engine.kernels import hopper_linear, vector_products
+from nano.engine.kernels import hopper_linear, row_products
 from nano.engine.kernels.launch import dependent_launch, processors
-from nano.engine.kernels.linear_kernels import many_silu_kernel, rows_kernel, vector_kernel
+from nano.engine.kernels.linear_kernels import many_silu_kernel, rows_kernel
 from nano.engine.kernels.linear_tiles import PARTS, TILES, Lanes, Tile
 from nano.engine.kernels.quantize import new_scales as new_scales
+from nano.engine.kernels.row_products import Norm as Norm
 from nano.errors import InvalidInput
 
 MAX_ROWS = 64  # the own kernels' most rows
 FUSED_ROWS = 16  # the most rows of fp8 products with activations that are not quantised yet
 MANY_ROWS = 512  # from so many rows, gate, up and SiLU in one kernel beat a product and SiLU in turn
 ROWS_STEP = 4  # cuBLAS's block-scaled product takes multiples of it
-DEFAULT = Lanes(8, 4, 1, 2)
 SCALES_STEP = 4  # columns of a weight's scales
 
 
@@ -40,8 +40,10 @@ def choose(rows: int, n: int, k: int, fp8: bool) -> Tile | Lanes | None:
     least = next((most for most in measured if rows <= most), None)
     if least is not None:
         return measured[least]
-    if rows == 1:
-        return Tile(4, 1024, stages=1, vector=True)
+    return Lanes(8, 4) if rows == 1 else _plain(n)
+
+
+def _plain(n: int) -> Tile:
     height = 64
     while height > 16 and -(-n // height) < 128:
         height //= 2
@@ -56,23 +58,19 @@ def _launch(
     x_scales: torch.Tensor | None = None,
     weight_scales: torch.Tensor | None = None,
 ) -> None:
-    if isinstance(tile, Lanes):
-        vector_products.linear_row(x, weight, weight_scales, out, tile)
-        return
     rows, k = x.shape
     n = weight.shape[0]
+    if isinstance(tile, Lanes):
+        if x.is_cuda and x_scales is None:
+            row_products.linear_row(x, weight, weight_scales, out, tile)
+            return
+        tile = _plain(n)  # Triton's interpreter knows no lanes, and they take no quantised row
     fp8 = weight_scales is not None
     tiles = -(-n // tile.rows)
     flags: dict[str, Any] = {"EVEN": k % tile.depth == 0, "FP8": fp8}
     pdl = dependent_launch(x.device)
     ahead = 0 if k * weight.element_size() % 16 else tile.ahead  # what is prefetched begins at a multiple of 16 bytes
     flags |= {"num_warps": tile.warps, "PDL": pdl, "launch_pdl": pdl}
-    if tile.vector:
-        vector_kernel[(tiles,)](
-            x, x_scales, weight, weight_scales, out, n, k, 0 if x_scales is None else x_scales.stride(1), ahead,
-            BN=tile.rows, BK=tile.depth, STAGES=tile.stages, **flags,
-        )  # fmt: skip
-        return
     partial, counters = _workspace(x.device) if tile.parts > 1 else (None, None)
     block = max(16, _power(rows))
     if partial is not None and counters is not None:
@@ -161,21 +159,23 @@ def linear_fp8(
     torch._scaled_mm(x, weight.T, scale_a=x_scales, scale_b=weight_scales.T, out_dtype=out.dtype, out=out)
 
 
+def takes_row(x: torch.Tensor) -> bool:
+    """Whether `linear_row` takes it, with a norm before and SiLU after the product."""
+    return x.is_cuda and x.dtype != torch.float32 and len(x) == 1
+
+
 def linear_row(
     x: torch.Tensor,
     weight: torch.Tensor,
     scales: torch.Tensor | None,
     out: torch.Tensor,
-    delta: torch.Tensor | None = None,
-    gain: torch.Tensor | None = None,
-    x_out: torch.Tensor | None = None,
-    eps: float = 0.0,
+    norm: Norm | None = None,
     gated: bool = False,
 ) -> None:
+    """As `row_products.linear_row`, on the lanes that suit the weight, where `takes_row`."""
     tile = choose(1, weight.shape[0], weight.shape[1], scales is not None)
-    if not isinstance(tile, Lanes):
-        tile = DEFAULT
-    vector_products.linear_row(x, weight, scales, out, tile, delta, gain, x_out, eps, gated)
+    assert isinstance(tile, Lanes)
+    row_products.linear_row(x, weight, scales, out, tile, norm, gated)
 
 
 def fuses_silu(rows: int, weight: torch.Tensor) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from nano.engine.kernels import expert_rows, vector_products
+from nano.engine.kernels import row_experts
 from nano.engine.kernels.expert_products import Tile, choose, combine, grouped
 from nano.engine.kernels.linear_tiles import Lanes
 from nano.engine.kernels.quantize import FP8, GROUP, new_scales, quantize
@@ -16,11 +16,9 @@ from nano.engine.kernels.routing import CHUNK, order_pairs
 from nano.engine.kernels.routing import route as route
 from nano.errors import InvalidInput
 
-DIRECT: dict[bool, tuple[object, object]] = {
-    False: (Tile(1, 2, 1024, 2, 1), Tile(1, 1, 256, 1, 1)),
-    True: (Tile(1, 4, 1024, 4, 1), Tile(1, 4, 256, 8, 1)),
-}
-DIRECT_TOKENS = 4  # up to so many tokens, pairs are multiplied one by one
+FEW_TOKENS = 4  # up to so many tokens, pairs are multiplied one by one
+# fp8 -> how the products of gate and up, and of down, are cut then.
+FEW = {False: (Lanes(4, 4), Lanes(4, 8)), True: (Lanes(4, 4), Lanes(4, 8, bytes=8))}
 
 
 class MoeScratch:
@@ -68,15 +66,12 @@ def experts(
     w13_scales: torch.Tensor | None = None,
     w2_scales: torch.Tensor | None = None,
     tiles: tuple[Tile, Tile] | None = None,
-    direct: bool | None = None,
-    gain: torch.Tensor | None = None,
-    eps: float = 0.0,
 ) -> None:
     """out [T, C] = sum over a token's experts of weight * (silu(h @ gate.T) * (h @ up.T)) @ w2.T.
 
     h [T, C]; weights fp32, ids int32 [T, top_k] from `route`; w13 [E, 2I, C] (gate rows, then up rows); w2 [E, C, I].
     With fp8 weights the scales are fp32 [E, rows/128, columns/128] rounded up, and I and C multiples of 128. `tiles`
-    (gate_up, down) and `direct` force how.
+    (gate_up, down) force how.
     """
     tokens, hidden = h.shape
     count, _, inner = w2.shape
@@ -92,14 +87,6 @@ def experts(
     pairs = tokens * top_k
     if pairs > len(scratch.order):
         raise InvalidInput(f"experts: the scratch holds {len(scratch.order)} pairs, got {pairs}")
-    if tokens <= DIRECT_TOKENS if direct is None else direct:
-        if tiles is None:
-            tiles = DIRECT[fp8]
-        if isinstance(tiles[0], Lanes):
-            vector_products.expert_rows(h, weights, ids, w13, w2, out, scratch.act, w13_scales, w2_scales, *tiles, gain, eps)
-            return
-        expert_rows.direct(h, weights, ids, w13, w2, out, scratch.act, w13_scales, w2_scales, tiles)
-        return
     order, offsets = scratch.order, scratch.offsets
     order_pairs(ids, count, order, offsets, scratch.counts)
     first, second = tiles or (choose(pairs, count, True, w13.dtype), choose(pairs, count, False, w2.dtype))
@@ -113,3 +100,27 @@ def experts(
     grouped(first, x, x_scales, w13, w13_scales, act, act_scales, order, offsets, pairs, top_k, True)
     grouped(second, act, act_scales, w2, w2_scales, scratch.parts, None, order, offsets, pairs, top_k, False)
     combine(scratch.parts, weights, out)
+
+
+def takes_few(h: torch.Tensor, top_k: int) -> bool:
+    """Whether `few_experts` takes them."""
+    return h.is_cuda and h.dtype != torch.float32 and len(h) <= FEW_TOKENS and top_k <= row_experts.MOST_CHOSEN
+
+
+def few_experts(
+    h: torch.Tensor,
+    router_logits: torch.Tensor,
+    top_k: int,
+    normalize: bool,
+    w13: torch.Tensor,
+    w2: torch.Tensor,
+    out: torch.Tensor,
+    scratch: MoeScratch,
+    w13_scales: torch.Tensor | None = None,
+    w2_scales: torch.Tensor | None = None,
+) -> None:
+    """`route` and `experts` in two kernels, where `takes_few`."""
+    fp8 = w13_scales is not None
+    row_experts.expert_rows(
+        h, router_logits, top_k, normalize, w13, w2, out, scratch.act, w13_scales, w2_scales, FEW[fp8]
+    )

@@ -8,15 +8,19 @@ import triton.language.extra.cuda as tlx
 
 
 @triton.jit
-def start(PDL: tl.constexpr, EARLY: tl.constexpr = False):
-    """Waits until the kernel before has ended and its writes are seen; the next one starts then, or EARLY: at once."""
+def start(PDL: tl.constexpr):
+    """Waits until the kernel before has ended and its writes are seen, then lets the next one start."""
     if PDL:
-        if EARLY and PDL == 2:
-            tlx.gdc_launch_dependents()
-            tlx.gdc_wait()
-        else:
-            tlx.gdc_wait()
-            tlx.gdc_launch_dependents()
+        tlx.gdc_wait()
+        tlx.gdc_launch_dependents()
+
+
+@triton.jit
+def start_early(PDL: tl.constexpr):
+    """Lets the next kernel start as soon as all of this one's programs have, then waits as `start` does."""
+    if PDL:
+        tlx.gdc_launch_dependents()
+        tlx.gdc_wait()
 
 
 @triton.jit

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nano.engine.kernels import activation, attention, launch, linear, moe, norm, quantize, rope, vector_products
+from nano.engine.kernels import activation, attention, linear, moe, norm, quantize, rope
 from nano.engine.kv_scales import KVScales
 from nano.engine.ops import AttentionShape, Buffer, Target
 from nano.engine.step_arrays import StepArrays
@@ -33,11 +33,10 @@ class Experts:
 class Operand(Buffer):
     """What a product reads; for fp8 weights and more than `linear.FUSED_ROWS` rows, what it reads is `fp8`."""
 
-    __slots__ = ("fp8", "norm")
+    __slots__ = ("fp8",)
 
     def __init__(self, tensor: torch.Tensor, fp8: tuple[torch.Tensor, torch.Tensor] | None) -> None:
         super().__init__(tensor)
-        self.norm: tuple[torch.Tensor, float] | None = None
         self.fp8 = fp8  # values [rows, columns], and room for scales, one for 128 of them
 
     def written(self, n: int, quantized: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -55,16 +54,20 @@ class Operand(Buffer):
 
 
 class Residual(Buffer):
-    """The residual stream; what a layer added last waits in `delta` for the norm that reads it."""
+    """The residual stream; what a layer added last waits in `delta` for the norm that reads it.
 
-    __slots__ = ("delta", "nothing", "other", "pending")
+    A norm inside a product leaves the sum in `spare`, since other programs still read the stream, and the two change
+    places. A layer has two norms, so that the stream is where it was when a layer or a step ends.
+    """
+
+    __slots__ = ("delta", "nothing", "pending", "spare")
 
     def __init__(self, tensor: torch.Tensor) -> None:
         super().__init__(tensor)
         self.delta = torch.zeros_like(tensor)
-        self.other = torch.zeros_like(tensor)
         self.nothing = torch.zeros_like(tensor[:1])
         self.pending = False
+        self.spare = torch.zeros_like(tensor[:1])
 
 
 class CudaOps:
@@ -75,6 +78,7 @@ class CudaOps:
         self._decode = False
         self._seqs = 0
         self._scratch: attention.DecodeScratch | None = None
+        self._rope: attention.Rope | None = None  # of one sequence that decodes: attention does it
         self._moe: moe.MoeScratch | None = None
 
     # --- memory
@@ -199,10 +203,8 @@ class CudaOps:
     def norm_linear(
         self, x: Buffer, norm_weight: Buffer, eps: float, h: Operand, weight: Weight, out: Buffer, n: int
     ) -> None:
-        h.norm = None
-        if n == 1 and (launch.FUSE_NORM == 1 or launch.FUSE_NORM == 2 and weight.values.shape[0] > 1024):
-            self._fused(x, norm_weight, eps, weight, out.tensor[:1], False)
-            h.norm = norm_weight.tensor, eps
+        if linear.takes_row(x.tensor[:n]):
+            self._norm_row(x, norm_weight, eps, h.tensor[:n], weight, out.tensor[:n])
             return
         self._norm(x, norm_weight, eps, *h.written(n, weight.scales is not None))
         self._product(weight, h, n, out.tensor[:n])
@@ -222,26 +224,23 @@ class CudaOps:
             self._norm(x, norm_weight, eps, h.tensor[:n], None)
             linear.linear_silu(h.tensor[:n], weight.values, act.tensor[:n])
             return
-        if n == 1 and launch.FUSE_SILU:
-            if launch.FUSE_NORM:
-                self._fused(x, norm_weight, eps, weight, act.tensor[:1], True)
-            else:
-                self._norm(x, norm_weight, eps, h.tensor[:1], None)
-                linear.linear_row(h.tensor[:1], weight.values, weight.scales, act.tensor[:1], gated=True)
+        if linear.takes_row(x.tensor[:n]):
+            self._norm_row(x, norm_weight, eps, None, weight, act.tensor[:n])
             return
         self.norm_linear(x, norm_weight, eps, h, weight, gate_up, n)
         values, scales = act.written(n, act.fp8 is not None)
         activation.silu_mul(gate_up.tensor[:n], values, scales=scales)
 
-    def _fused(
-        self, x: Residual, norm_weight: Buffer, eps: float, weight: Weight, out: torch.Tensor, gated: bool
+    def _norm_row(
+        self, x: Buffer, norm_weight: Buffer, eps: float, h: torch.Tensor | None, weight: Weight, out: torch.Tensor
     ) -> None:
-        linear.linear_row(
-            x.tensor[:1], weight.values, weight.scales, out, x.delta[:1] if x.pending else x.nothing, norm_weight.tensor,
-            x.other[:1], eps, gated,
-        )  # fmt: skip
-        x.tensor, x.other = x.other, x.tensor
-        x.pending = False
+        """Without h the weight is gate's and up's, and SiLU follows."""
+        stream = self._residual
+        delta = stream.delta[:1] if stream.pending else stream.nothing
+        inside = linear.Norm(delta, norm_weight.tensor, eps, stream.spare, h)
+        linear.linear_row(x.tensor[:1], weight.values, weight.scales, out, inside, gated=h is None)
+        stream.tensor, stream.spare = stream.spare, stream.tensor
+        stream.pending = False
 
     def _product(self, weight: Weight, h: Operand, n: int, out: torch.Tensor) -> None:
         if weight.scales is None:
@@ -263,6 +262,9 @@ class CudaOps:
         shape: AttentionShape,
         n: int,
     ) -> None:
+        if self._decode and self._seqs == 1:
+            self._rope = attention.Rope(qkv.tensor[:1], q_norm.tensor, k_norm.tensor, shape.eps, table.tensor)
+            return
         rope.qk_norm_rope_write(
             qkv.tensor[:n], q_norm.tensor, k_norm.tensor, shape.eps, table.tensor, self.arrays.positions[:n],
             self.arrays.slots[:n], self._keys[layer], self._values[layer],
@@ -279,8 +281,18 @@ class CudaOps:
             if self._scratch is None:
                 self._scratch = attention.DecodeScratch(arrays.limits.seqs, shape.heads, shape.head_dim, self.device)
             attention.decode_attention(
-                rows, k, v, arrays.tables[:s], arrays.context_lens[:s], result, scale, self._scratch, k_scale, v_scale
+                self._rope or rows,
+                k,
+                v,
+                arrays.tables[:s],
+                arrays.context_lens[:s],
+                result,
+                scale,
+                self._scratch,
+                k_scale,
+                v_scale,
             )
+            self._rope = None
         else:
             attention.prefill_attention(
                 rows, k, v, arrays.tables[:s], arrays.cu_query[: s + 1], arrays.context_lens[:s], result, scale,
@@ -300,23 +312,15 @@ class CudaOps:
             )
             self._gates = self._empty(self.arrays.limits.tokens, top_k, dtype=torch.float32)
             self._chosen = self._empty(self.arrays.limits.tokens, top_k, dtype=torch.int32)
-        gates, chosen = self._gates[:n], self._chosen[:n]
-        if n == 1 and launch.FUSE_ROUTE:
-            gain, eps = h.norm or (None, 0.0)
-            vector_products.expert_rows(
-                x.tensor[:n] if h.norm else h.tensor[:n], None, None, weight.gate_up, weight.down, self._residual.delta[:n], self._moe.act,
-                weight.gate_up_scales, weight.down_scales, *moe.DIRECT[weight.gate_up_scales is not None], gain, eps,
-                router_logits.tensor[:n], top_k, normalize,
-            )  # fmt: skip
-            self._residual.pending = True
-            return
-        moe.route(router_logits.tensor[:n], top_k, normalize, gates, chosen)
-        gain, eps = h.norm or (None, 0.0)
-        moe.experts(
-            x.tensor[:n] if h.norm else h.tensor[:n], gates, chosen, weight.gate_up, weight.down, self._residual.delta[:n], self._moe,
-            w13_scales=weight.gate_up_scales, w2_scales=weight.down_scales, gain=gain, eps=eps,
-        )  # fmt: skip
+        logits, out, scratch = router_logits.tensor[:n], self._residual.delta[:n], self._moe
+        scales = weight.gate_up_scales, weight.down_scales
         self._residual.pending = True
+        if moe.takes_few(h.tensor[:n], top_k):
+            moe.few_experts(h.tensor[:n], logits, top_k, normalize, weight.gate_up, weight.down, out, scratch, *scales)
+            return
+        gates, chosen = self._gates[:n], self._chosen[:n]
+        moe.route(logits, top_k, normalize, gates, chosen)
+        moe.experts(h.tensor[:n], gates, chosen, weight.gate_up, weight.down, out, scratch, *scales)
 
 
 def _target(view: torch.Tensor) -> Target:
