@@ -173,7 +173,13 @@ def linear_row(
     gated: bool = False,
 ) -> None:
     """As `row_products.linear_row`, on the lanes that suit the weight, where `takes_row`."""
-    tile = choose(1, weight.shape[0], weight.shape[1], scales is not None)
+    rows, columns = weight.shape
+    if not takes_row(x) or x.shape[1] != columns or out.shape != (1, rows // 2 if gated else rows):
+        raise InvalidInput(
+            f"linear_row: expected x [1, K] on a GPU, weight [N, K], out [1, N] (gated: [1, N/2]), got "
+            f"{tuple(x.shape)} of {x.dtype} on {x.device}, {tuple(weight.shape)}, {tuple(out.shape)}"
+        )
+    tile = choose(1, rows, columns, scales is not None)
     assert isinstance(tile, Lanes)
     row_products.linear_row(x, weight, scales, out, tile, norm, gated)
 

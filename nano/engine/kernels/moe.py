@@ -55,6 +55,19 @@ class MoeScratch:
             self.act_scales = new_scales(pairs, intermediate, self._device)
 
 
+def _check(
+    h: torch.Tensor, w13: torch.Tensor, w2: torch.Tensor, out: torch.Tensor, w13_scales: torch.Tensor | None
+) -> None:
+    hidden, (count, _, inner) = h.shape[1], w2.shape
+    if w13.shape != (count, 2 * inner, hidden) or w2.shape[1] != hidden or out.shape != h.shape:
+        raise InvalidInput(
+            f"experts: expected h and out [T, C], w13 [E, 2I, C], w2 [E, C, I], got {tuple(h.shape)}, "
+            f"{tuple(out.shape)}, {tuple(w13.shape)}, {tuple(w2.shape)}"
+        )
+    if w13_scales is not None and (hidden % GROUP or inner % GROUP):
+        raise InvalidInput(f"experts: fp8 needs sizes that are multiples of {GROUP}, got {hidden} and {inner}")
+
+
 def experts(
     h: torch.Tensor,
     weights: torch.Tensor,
@@ -73,17 +86,9 @@ def experts(
     With fp8 weights the scales are fp32 [E, rows/128, columns/128] rounded up, and I and C multiples of 128. `tiles`
     (gate_up, down) force how.
     """
-    tokens, hidden = h.shape
-    count, _, inner = w2.shape
-    top_k = ids.shape[1]
-    if w13.shape != (count, 2 * inner, hidden) or w2.shape[1] != hidden or out.shape != h.shape:
-        raise InvalidInput(
-            f"experts: expected h and out [T, C], w13 [E, 2I, C], w2 [E, C, I], got {tuple(h.shape)}, "
-            f"{tuple(out.shape)}, {tuple(w13.shape)}, {tuple(w2.shape)}"
-        )
+    _check(h, w13, w2, out, w13_scales)
+    (tokens, top_k), count = ids.shape, len(w2)
     fp8 = w13_scales is not None
-    if fp8 and (hidden % GROUP or inner % GROUP):
-        raise InvalidInput(f"experts: fp8 needs sizes that are multiples of {GROUP}, got {hidden} and {inner}")
     pairs = tokens * top_k
     if pairs > len(scratch.order):
         raise InvalidInput(f"experts: the scratch holds {len(scratch.order)} pairs, got {pairs}")
@@ -120,7 +125,6 @@ def few_experts(
     w2_scales: torch.Tensor | None = None,
 ) -> None:
     """`route` and `experts` in two kernels, where `takes_few`."""
-    fp8 = w13_scales is not None
-    row_experts.expert_rows(
-        h, router_logits, top_k, normalize, w13, w2, out, scratch.act, w13_scales, w2_scales, FEW[fp8]
-    )
+    _check(h, w13, w2, out, w13_scales)
+    lanes = FEW[w13_scales is not None]
+    row_experts.expert_rows(h, router_logits, top_k, normalize, w13, w2, out, scratch.act, w13_scales, w2_scales, lanes)

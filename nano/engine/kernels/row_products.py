@@ -104,7 +104,7 @@ def row_kernel(
     BN: gl.constexpr, CHUNKS: gl.constexpr, V: gl.constexpr, WN: gl.constexpr, WK: gl.constexpr, EVEN: gl.constexpr,
     GATED: gl.constexpr, SHARE: gl.constexpr, FP8: gl.constexpr, PDL: gl.constexpr,
 ):  # fmt: skip
-    """P = CHUNKS * WK * 32 pieces of V columns at a time, by WN x WK warps. A norm's results: SHARE columns a program."""
+    """P = CHUNKS * WK * 32 pieces of V columns at a time, by WN x WK warps; of a norm's results, SHARE columns."""
     L: gl.constexpr = gl.BlockedLayout([1, 1, V], [1, 32, 1], [WN, WK, 1], [2, 1, 0])
     ROW_PIECE: gl.constexpr = gl.SliceLayout(2, L)
     PIECE_ITEM: gl.constexpr = gl.SliceLayout(0, L)
