@@ -140,8 +140,10 @@ def _decode(
             start += tl.sum(tl.where(before, units, 0))
             passed += tl.sum(units)
     end = tl.minimum(unit + share, total)
+    if unit >= end:  # makes room for the next kernel's programs
+        return
 
-    if (PDL and PREFETCH > 0) and unit < end:
+    if PDL and PREFETCH > 0:
         # No kernel of this step but one writes to these tiles, and that only to the last position.
         length = tl.load(context_lens + sequence)
         tiles = _tiles_of(length, TILE)
