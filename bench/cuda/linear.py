@@ -21,7 +21,7 @@ import torch
 from graph_timing import copies, copy_tbs, graph_us, matmul_tfs
 
 from nano.engine.kernels.linear import FUSED_ROWS, linear, linear_fp8
-from nano.engine.kernels.linear_tiles import Tile
+from nano.engine.kernels.linear_tiles import Lanes, Tile
 from nano.engine.kernels.quantize import FP8, new_scales, quantize
 
 BF16 = torch.bfloat16
@@ -50,7 +50,7 @@ class Product:
             quantize(self.x, self.x8, self.x_scales)
         self.out = torch.empty(rows, n, dtype=BF16, device="cuda")
 
-    def us(self, tile: Tile | None = None) -> float:
+    def us(self, tile: Tile | Lanes | None = None) -> float:
         def call(weight: torch.Tensor) -> None:
             if not self.fp8:
                 linear(self.x, weight, self.out, tile)
@@ -89,11 +89,15 @@ class Product:
         return [lambda weight=weight: call(weight) for weight in self.weights]  # type: ignore[misc]
 
 
-def candidates(rows: int, n: int, k: int, fp8: bool) -> Iterator[Tile]:
+def candidates(rows: int, n: int, k: int, fp8: bool) -> Iterator[Tile | Lanes]:
     if rows == 1:
-        for height, depth, warps in itertools.product((1, 2, 4, 8, 16), (512, 1024, 2048, 4096), (2, 4, 8)):
-            if 16 <= height * depth // (32 * warps) <= 128 and k % depth == 0:
-                yield Tile(height, depth, 1, warps, 1, vector=True)
+        warps, sizes = (
+            ((4, 1), (8, 1), (2, 1), (2, 2), (1, 4), (2, 4), (1, 8)),
+            ((1, 2), (2, 1), (1, 4), (2, 2), (4, 1)),
+        )
+        for (wide, deep), (each, chunks) in itertools.product(warps, sizes):
+            if chunks * deep * 512 <= k * (1 if fp8 else 2):
+                yield Lanes(each * wide, wide, deep, chunks)
     for height, depth, warps, parts in itertools.product((16, 32, 64, 128), (64, 128, 256), (4, 8), (1, 2, 4)):
         tiles = -(-n // height)
         small = tiles * parts < 64 <= n // 16

@@ -16,7 +16,7 @@ import report
 import torch
 from graph_timing import copy_tbs, graph_us, matmul_tfs
 
-from nano.engine.kernels.moe import MoeScratch, experts, route
+from nano.engine.kernels.moe import FEW_TOKENS, MoeScratch, experts, few_experts, route
 from nano.engine.kernels.quantize import FP8
 
 EXPERTS, TOP_K, HIDDEN, INNER = 128, 8, 2048, 768
@@ -40,21 +40,25 @@ class Layer:
             h = torch.randn(tokens, HIDDEN, dtype=BF16, device="cuda")
             weights = torch.empty(tokens, TOP_K, device="cuda")
             ids = torch.empty(tokens, TOP_K, dtype=torch.int32, device="cuda")
-            route(torch.randn(tokens, EXPERTS, dtype=BF16, device="cuda"), TOP_K, True, weights, ids)
-            sets.append((h, weights, ids))
+            logits = torch.randn(tokens, EXPERTS, dtype=BF16, device="cuda")
+            route(logits, TOP_K, True, weights, ids)
+            sets.append((h, logits, weights, ids))
         out = torch.empty(tokens, HIDDEN, dtype=BF16, device="cuda")
         scratch = MoeScratch(tokens, TOP_K, EXPERTS, HIDDEN, INNER, BF16, "cuda")
 
-        def run(h: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor) -> None:
+        def run(h: torch.Tensor, logits: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor) -> None:
+            if tokens <= FEW_TOKENS:  # with their routing
+                few_experts(h, logits, TOP_K, True, self.w13, self.w2, out, scratch, self.s13, self.s2)
+                return
             experts(h, weights, ids, self.w13, self.w2, out, scratch, self.s13, self.s2)
 
         us = graph_us([lambda one=one: run(*one) for one in sets])  # type: ignore[misc]
         run(*sets[0])
-        self._check(*sets[0], out)
-        touched = sum(len(ids.unique()) for _, _, ids in sets) / len(sets)
-        logits = torch.randn(tokens, EXPERTS, dtype=BF16, device="cuda")
-        routing = graph_us([lambda: route(logits, TOP_K, True, sets[0][1], sets[0][2])] * 8)
-        return us, routing, touched * 3 * HIDDEN * INNER * self.w2.element_size(), self._grouped_mm(sets[0][2])
+        h, _, weights, ids = sets[0]
+        self._check(h, weights, ids, out)
+        touched = sum(len(one[-1].unique()) for one in sets) / len(sets)
+        routing = graph_us([lambda: route(sets[0][1], TOP_K, True, weights, ids)] * 8)
+        return us, routing, touched * 3 * HIDDEN * INNER * self.w2.element_size(), self._grouped_mm(ids)
 
     def _check(self, h: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor, out: torch.Tensor) -> None:
         """The first token, in float64."""

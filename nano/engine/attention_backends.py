@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from nano.engine.kernels import attention
+from nano.engine.kernels.attention import Rope
 from nano.engine.kernels.flashinfer_attention import FlashInferAttention, Shape
 from nano.engine.step_arrays import StepArrays
 
@@ -47,6 +48,10 @@ class LayerCache:
 class AttentionBackend(Protocol):
     name: str
 
+    @property
+    def turns(self) -> bool:
+        """Whether `run` norms and rotates the step's q and k, and stores k and v, itself: it takes a Rope then."""
+
     def plan(self, step: Step) -> Hashable:
         """The host's part of a step, enqueued in stream order, never waiting for the device.
 
@@ -56,7 +61,7 @@ class AttentionBackend(Protocol):
     def begin(self, seqs: int, decode: bool) -> None:
         """The device's part before the layers of a step padded to so many sequences."""
 
-    def run(self, q: torch.Tensor, cache: LayerCache, out: torch.Tensor, scale: float) -> None:
+    def run(self, q: torch.Tensor | Rope, cache: LayerCache, out: torch.Tensor, scale: float) -> None:
         """A layer of the step; q, out [tokens, heads, head_dim]."""
 
 
@@ -72,16 +77,21 @@ class TritonBackend:
     def plan(self, step: Step) -> Hashable:
         return None
 
+    @property
+    def turns(self) -> bool:
+        return self._decode and self._seqs == 1
+
     def begin(self, seqs: int, decode: bool) -> None:
         self._seqs, self._decode = seqs, decode
 
-    def run(self, q: torch.Tensor, cache: LayerCache, out: torch.Tensor, scale: float) -> None:
+    def run(self, q: torch.Tensor | Rope, cache: LayerCache, out: torch.Tensor, scale: float) -> None:
         arrays, s = self._arrays, self._seqs
         tables, lens = arrays.tables[:s], arrays.context_lens[:s]
         k, v, scales = cache.k, cache.v, (cache.k_scale, cache.v_scale)
         if self._decode:
             attention.decode_attention(q, k, v, tables, lens, out, scale, self._scratch, *scales)
         else:
+            assert isinstance(q, torch.Tensor)
             attention.prefill_attention(q, k, v, tables, arrays.cu_query[: s + 1], lens, out, scale, *scales)
 
 
@@ -89,6 +99,7 @@ class FlashInferBackend:
     """For 16-bit caches, once `kernels` has its compiled modules."""
 
     name = "flashinfer"
+    turns = False
 
     def __init__(self, shape: Shape, arrays: StepArrays, copies: int, device: torch.device) -> None:
         self._arrays = arrays
@@ -102,5 +113,6 @@ class FlashInferBackend:
         self._seqs = seqs
         self.kernels.begin(self._arrays.tables[:seqs], self._arrays.context_lens[:seqs])
 
-    def run(self, q: torch.Tensor, cache: LayerCache, out: torch.Tensor, scale: float) -> None:
+    def run(self, q: torch.Tensor | Rope, cache: LayerCache, out: torch.Tensor, scale: float) -> None:
+        assert isinstance(q, torch.Tensor)
         self.kernels.run(q, cache.k, cache.v, self._arrays.cu_query[: self._seqs + 1], out, scale)

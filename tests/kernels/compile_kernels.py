@@ -88,6 +88,9 @@ def main() -> None:
         for rows in (1, 64):
             current = f"{rows} sequences, {cache} cache"
             attention.decode_attention(q[:rows], k, v, tables[:rows], ints[:rows], q[:rows], 0.1, scratch)
+        current = f"one sequence with rope, {cache} cache"
+        turn = attention.Rope(qkv[:1], head_norm, head_norm, 1e-6, table)
+        attention.decode_attention(turn, k, v, tables[:1], ints[:1], q[:1], 0.1, scratch)
         current = f"{cache} cache"
         attention.prefill_attention(q, k, v, tables, ints, ints[:63], q, 0.1)
         rope.qk_norm_rope_write(qkv, head_norm, head_norm, 1e-6, table, ints, slots, k, v, q)

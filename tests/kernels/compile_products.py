@@ -7,27 +7,53 @@ from dataclasses import replace
 
 import torch
 
-from nano.engine.kernels import expert_products, expert_rows, hopper_linear, linear, moe, quantize, routing
-from nano.engine.kernels.linear_tiles import TILES, Tile
+from nano.engine.kernels import (
+    expert_products,
+    hopper_linear,
+    linear,
+    moe,
+    quantize,
+    routing,
+    row_experts,
+    row_products,
+)
+from nano.engine.kernels.linear_tiles import TILES, Lanes, Tile
 
-MODULES = (expert_products, expert_rows, hopper_linear, linear, quantize, routing)
+MODULES = (expert_products, hopper_linear, linear, quantize, routing, row_experts, row_products)
 HALF, FP8 = torch.bfloat16, torch.float8_e4m3fn
 EXPERTS, TOP_K, HIDDEN, INNER = 128, 8, 2048, 768
 
 
+def _row(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, lanes: Lanes) -> None:
+    n, k = weight.shape
+    scales = torch.empty(-(-n // 128), k // 128) if weight.dtype == FP8 else None
+    row_products.linear_row(x, weight, scales, out, lanes)
+    if k <= n:
+        norm = linear.Norm(x, torch.empty(k), 1e-6, torch.empty_like(x), torch.empty_like(x))
+        row_products.linear_row(x, weight, scales, out, lanes, norm)
+        row_products.linear_row(x, weight, scales, out[:, : n // 2], lanes, norm, gated=True)
+
+
 def launches() -> Iterator[str]:
     """Yields what it launches next."""
-    made: set[tuple[Tile, int, bool]] = set()
+    made: set[tuple[Tile | Lanes, int, bool]] = set()
     for (n, k, fp8), tiles in TILES.items():
         for most, tile in tiles.items():
             if tile is None or most == 64:
                 continue
-            kernel = replace(tile, parts=min(tile.parts, 2), ahead=0), most, fp8  # the rest is no matter of compiling
+            # The rest is no matter of compiling.
+            same = (
+                replace(tile, ahead=0) if isinstance(tile, Lanes) else replace(tile, parts=min(tile.parts, 2), ahead=0)
+            )
+            kernel = same, most, fp8
             if kernel in made:
                 continue
             made.add(kernel)
             yield f"{most} rows, {'fp8' if fp8 else 'bf16'}, {tile}"
             x, out = torch.empty(most, k, dtype=HALF), torch.empty(most, n, dtype=HALF)
+            if isinstance(tile, Lanes):
+                _row(x, torch.empty(n, k, dtype=FP8 if fp8 else HALF), out, tile)
+                continue
             if fp8:
                 scales = torch.empty(-(-n // 128), k // 128)
                 linear.linear_fp8(x, None, torch.empty(n, k, dtype=FP8), scales, out)
@@ -52,7 +78,11 @@ def launches() -> Iterator[str]:
         w2 = torch.empty(EXPERTS, HIDDEN, INNER, dtype=dtype)
         s13 = torch.empty(EXPERTS, 2 * INNER // 128, HIDDEN // 128) if fp8 else None
         s2 = torch.empty(EXPERTS, HIDDEN // 128, INNER // 128) if fp8 else None
-        for tokens in (1, 64, 256, 4096):
+        yield f"few tokens, {dtype}"
+        h = torch.empty(1, HIDDEN, dtype=HALF)
+        scratch = moe.MoeScratch(1, TOP_K, EXPERTS, HIDDEN, INNER, HALF, "cpu")
+        moe.few_experts(h, logits[:1], TOP_K, True, w13, w2, h.clone(), scratch, s13, s2)
+        for tokens in (64, 256, 4096):
             yield f"{tokens} tokens, {dtype}"
             h = torch.empty(tokens, HIDDEN, dtype=HALF)
             shares = torch.empty(tokens, TOP_K)

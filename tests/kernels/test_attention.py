@@ -8,7 +8,7 @@ import pytest
 import torch
 from kernel_device import CUDA, DEVICE, HALF, TOLERANCE, relative_error
 
-from nano.engine.kernels import attention
+from nano.engine.kernels import attention, rope
 from nano.engine.kernels.attention import DecodeConfig, DecodeScratch, PrefillConfig
 
 
@@ -160,6 +160,34 @@ def test_decode_splits_whatever_the_lengths(contexts: list[int]) -> None:
 def test_decode_searches_many_sequences() -> None:
     contexts = [1 + 7 * i % 37 for i in range(600 if CUDA else 30)]
     decode(Case(contexts, [1] * len(contexts), head_dim=16, group=2, kv_heads=1, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("context", [1, 16, 17, 150])
+@pytest.mark.parametrize("normed", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, HALF])
+def test_one_sequence_s_rope_and_decode_are_those_in_turn(context: int, normed: bool, dtype: torch.dtype) -> None:
+    case = Case([context], [1], dtype=dtype)
+    case.build()
+    heads, size = case.q.shape[1] + 2 * case.kv_heads, case.head_dim
+    generator = torch.Generator().manual_seed(1)
+    qkv = torch.randn(1, heads * size, generator=generator).to(dtype).to(DEVICE)
+    gains = [torch.rand(size, generator=generator).to(DEVICE) + 0.5 if normed else None for _ in "qk"]
+    table = torch.randn(256, size, generator=generator).to(DEVICE)
+    place = context - 1
+    slots = case.tables[:1, place // case.block_size].long() * case.block_size + place % case.block_size
+    arguments = case.tables, case.lens, case.out, case.scale, DecodeScratch(1, heads, size, DEVICE)
+    k, v, q = case.k.clone(), case.v.clone(), torch.empty_like(case.q)
+    rope.qk_norm_rope_write(
+        qkv, *gains, 1e-6, table, torch.tensor([place], dtype=torch.int32, device=DEVICE), slots, k, v, q
+    )
+    attention.decode_attention(q, k, v, *arguments)
+    wanted = case.out.clone()
+    case.out.fill_(math.nan)
+    attention.decode_attention(attention.Rope(qkv, *gains, 1e-6, table), case.k, case.v, *arguments)
+    assert relative_error(case.out, wanted) < TOLERANCE[dtype]
+    for one, other in ((case.k, k), (case.v, v)):
+        assert torch.equal(one.isnan(), other.isnan())
+        assert relative_error(one.nan_to_num(), other.nan_to_num()) < TOLERANCE[dtype]
 
 
 def test_decode_scratch_serves_step_after_step() -> None:

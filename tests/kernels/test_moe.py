@@ -67,20 +67,19 @@ def test_equal_experts_are_taken_in_order() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, HALF])
 @pytest.mark.parametrize(
-    ("tokens", "direct", "tiles"),
+    ("tokens", "tiles"),
     [
-        (1, None, None),
-        (3, True, None),
-        (3, False, None),
-        (40, None, None),
-        (40, None, (Tile(16, 32, 64), Tile(64, 64, 32))),
-        (70, None, (Tile(128, 64, 64), Tile(32, 128, 64))),
-        (70, None, (Tile(32, 32, 64, tma=True), Tile(16, 64, 32, tma=True))),
-        (70, None, (Tile(16, 64, 64, stays=True), Tile(32, 64, 64, stays=True, flatten=True))),
+        (1, None),
+        (3, None),
+        (40, None),
+        (40, (Tile(16, 32, 64), Tile(64, 64, 32))),
+        (70, (Tile(128, 64, 64), Tile(32, 128, 64))),
+        (70, (Tile(32, 32, 64, tma=True), Tile(16, 64, 32, tma=True))),
+        (70, (Tile(16, 64, 64, stays=True), Tile(32, 64, 64, stays=True, flatten=True))),
     ],
 )
 def test_experts_give_what_each_token_s_experts_give(
-    dtype: torch.dtype, tokens: int, direct: bool | None, tiles: tuple[Tile, Tile] | None
+    dtype: torch.dtype, tokens: int, tiles: tuple[Tile, Tile] | None
 ) -> None:
     count, top_k, hidden, inner = 6, 3, 144, 80
     h, (weights, ids) = random(tokens, hidden, dtype=dtype), routed(tokens, count, top_k)
@@ -88,7 +87,7 @@ def test_experts_give_what_each_token_s_experts_give(
     w2 = (random(count, hidden, inner, seed=2) / inner**0.5).to(dtype)
     out = torch.full_like(h, float("nan"))
     scratch = MoeScratch(tokens, top_k, count, hidden, inner, dtype, DEVICE)
-    experts(h, weights, ids, w13, w2, out, scratch, tiles=tiles, direct=direct)
+    experts(h, weights, ids, w13, w2, out, scratch, tiles=tiles)
     assert relative_error(out, reference(h, weights, ids, w13.double(), w2.double())) < 2 * TOLERANCE[dtype]
 
 
@@ -125,19 +124,15 @@ def test_pairs_come_in_order_of_their_experts_and_their_own(pairs: int, count: i
 STAY = (Tile(16, 256, 128, 8, stays=True), Tile(16, 128, 128, stays=True))
 
 
-@pytest.mark.parametrize(
-    ("tokens", "direct", "tiles"), [(1, None, None), (3, False, None), (20, None, None), (20, None, STAY)]
-)
-def test_fp8_experts_give_what_their_weights_stand_for(
-    tokens: int, direct: bool | None, tiles: tuple[Tile, Tile] | None
-) -> None:
+@pytest.mark.parametrize(("tokens", "tiles"), [(1, None), (3, None), (20, None), (20, STAY)])
+def test_fp8_experts_give_what_their_weights_stand_for(tokens: int, tiles: tuple[Tile, Tile] | None) -> None:
     count, top_k, hidden, inner = 4, 2, 256, 128
     h, (weights, ids) = random(tokens, hidden, dtype=HALF), routed(tokens, count, top_k)
     w13, w2 = random(count, 2 * inner, hidden, seed=1).to(FP8), random(count, hidden, inner, seed=2).to(FP8)
     s13, s2 = random(count, 2, 2, seed=3).abs() / 16 + 0.03, random(count, 2, 1, seed=4).abs() / 16 + 0.03
     out = torch.full_like(h, float("nan"))
     scratch = MoeScratch(32, top_k, count, hidden, inner, HALF, DEVICE)
-    experts(h, weights, ids, w13, w2, out, scratch, s13, s2, tiles, direct)
+    experts(h, weights, ids, w13, w2, out, scratch, s13, s2, tiles)
     assert relative_error(out, reference(h, weights, ids, meaning(w13, s13), meaning(w2, s2))) < FP8_TOLERANCE
 
 

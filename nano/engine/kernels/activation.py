@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from triton.language.extra import cuda as tlx
 
 from nano.engine.kernels.launch import dependent_launch
 from nano.engine.kernels.norm import store_quantized
+from nano.engine.kernels.prefetch import start_early
 
 
 @triton.jit(do_not_specialize=["scale_row", "scale_group"])
@@ -23,9 +23,7 @@ def _silu_mul(
     first = tl.program_id(1) * BLOCK
     columns = first + tl.arange(0, BLOCK)
     inside = columns < width
-    if PDL:
-        tlx.gdc_wait()
-        tlx.gdc_launch_dependents()
+    start_early(PDL)
     gate = tl.load(gate_up + row * in_row + columns, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(gate_up + row * in_row + width + columns, mask=inside, other=0.0).to(tl.float32)
     values = gate * tl.sigmoid(gate) * up

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
-from triton.language.extra import cuda as tlx
 
 from nano.engine.kernels.launch import dependent_launch, processors
-from nano.engine.kernels.paging import LOG2E, MASKED_SCORE, dot, prefetch_rows, tile_rows
+from nano.engine.kernels.paging import LOG2E, MASKED_SCORE, dot, prefetch_rows, tile_rows, to_cache
+from nano.engine.kernels.prefetch import start_early
 from nano.errors import InvalidInput
 
 
@@ -73,9 +74,24 @@ def _merge(partials, all_tops, all_wholes, out_base, out_head, pieces, v_scale,
     tl.store(out_rows, result.to(out_base.dtype.element_ty), mask=group[:, None] < GROUP)
 
 
+@triton.jit
+def _turned(heads, norm, other_norm, cosine, sine, inside, eps, HEAD_DIM: tl.constexpr):
+    """Rows of `heads` [.] normed and rotated, fp32 [., HEAD_DIM]; the sines of a row's first half are negative."""
+    columns = tl.arange(0, HEAD_DIM)[None, :]
+    values = tl.load(heads[:, None] + columns, mask=inside[:, None], other=0.0).to(tl.float32)
+    others = tl.load(heads[:, None] + (columns ^ (HEAD_DIM // 2)), mask=inside[:, None], other=0.0).to(tl.float32)
+    if norm is not None:
+        factor = tl.rsqrt(tl.sum(values * values, 1) / HEAD_DIM + eps)[:, None]
+        values = values * factor * norm[None, :]
+        others = others * factor * other_norm[None, :]
+    return values * cosine[None, :] + others * sine[None, :]
+
+
 @triton.jit(do_not_specialize=["sequences", "table_stride"], do_not_specialize_on_alignment=["tables", "context_lens"])
 def _decode(
-    q,  # [sequences, KV_HEADS * GROUP, HEAD_DIM]
+    q,  # [sequences, KV_HEADS * GROUP, HEAD_DIM]; with rope: of one sequence's q, k and v, as the product gives them
+    q_norm, k_norm,  # with rope: fp32 [HEAD_DIM], or null
+    rope,  # fp32 [positions, HEAD_DIM]: cos | sin; then the last position's k and v are stored as well; or null
     k, v,  # [blocks, kv_heads, BLOCK_SIZE, HEAD_DIM]
     tables,  # int32 [sequences, .]
     context_lens,  # int32 [sequences]
@@ -83,7 +99,7 @@ def _decode(
     partials,  # fp32 [pieces, GROUP, HEAD_DIM]
     tops, wholes,  # fp32 [pieces, GROUP]: greatest score, sum
     arrivals,  # int32 [sequences, kv_heads], zero before and after
-    scale, v_scale, sequences, table_stride,
+    scale, k_scale, v_scale, eps, sequences, table_stride,
     q_sequence, k_block, k_head, v_block, v_head, out_sequence,
     q_head: tl.constexpr, k_token: tl.constexpr, v_token: tl.constexpr, out_head: tl.constexpr,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_ROWS: tl.constexpr, ROWS: tl.constexpr,
@@ -124,25 +140,35 @@ def _decode(
             start += tl.sum(tl.where(before, units, 0))
             passed += tl.sum(units)
     end = tl.minimum(unit + share, total)
+    if unit >= end:  # makes room for the next kernel's programs
+        return
 
-    if PDL:
-        if PREFETCH > 0 and unit < end:
-            # No kernel of this step but one writes to these tiles, and that only to the last position.
-            length = tl.load(context_lens + sequence)
-            tiles = _tiles_of(length, TILE)
-            head = (unit - start) // tiles
-            low = unit - start - head * tiles
-            table = tables + tl.cast(sequence, tl.int64) * table_stride
-            for tile in range(low, tl.minimum(tl.minimum(low + end - unit, tiles), low + PREFETCH)):
-                rows = tile_rows(k, table, tile, length, head, k_block, k_head, k_token, BLOCK_SIZE, TILE, True)
-                prefetch_rows(rows, HEAD_DIM)
-                rows = tile_rows(v, table, tile, length, head, v_block, v_head, v_token, BLOCK_SIZE, TILE, True)
-                prefetch_rows(rows, HEAD_DIM)
-        tlx.gdc_wait()
-        tlx.gdc_launch_dependents()
-
+    if PDL and PREFETCH > 0:
+        # No kernel of this step but one writes to these tiles, and that only to the last position.
+        length = tl.load(context_lens + sequence)
+        tiles = _tiles_of(length, TILE)
+        head = (unit - start) // tiles
+        low = unit - start - head * tiles
+        table = tables + tl.cast(sequence, tl.int64) * table_stride
+        for tile in range(low, tl.minimum(tl.minimum(low + end - unit, tiles), low + PREFETCH)):
+            rows = tile_rows(k, table, tile, length, head, k_block, k_head, k_token, BLOCK_SIZE, TILE, True)
+            prefetch_rows(rows, HEAD_DIM)
+            rows = tile_rows(v, table, tile, length, head, v_block, v_head, v_token, BLOCK_SIZE, TILE, True)
+            prefetch_rows(rows, HEAD_DIM)
     rows = tl.arange(0, ROWS)
     columns = tl.arange(0, HEAD_DIM)
+    if rope is not None:
+        last = tl.maximum(tl.load(context_lens) - 1, 0)
+        angles = rope + tl.cast(last, tl.int64) * HEAD_DIM + columns % (HEAD_DIM // 2)
+        cosine = tl.load(angles)
+        sine = tl.load(angles + HEAD_DIM // 2)
+        sine = tl.where(columns < HEAD_DIM // 2, -sine, sine)
+        q_gain, q_other, k_gain, k_other = q_norm, q_norm, k_norm, k_norm
+        if q_norm is not None:
+            q_gain, q_other = tl.load(q_norm + columns), tl.load(q_norm + (columns ^ (HEAD_DIM // 2)))
+            k_gain, k_other = tl.load(k_norm + columns), tl.load(k_norm + (columns ^ (HEAD_DIM // 2)))
+    start_early(PDL)
+
     while unit < end:
         length = tl.load(context_lens + sequence)
         tiles = _tiles_of(length, TILE)
@@ -152,9 +178,24 @@ def _decode(
         high = tl.minimum(end - segment, tiles)
 
         q_row = q + tl.cast(sequence, tl.int64) * q_sequence
-        q_rows = q_row + (head * GROUP + rows[:, None]) * q_head + columns[None, :]
-        query = tl.load(q_rows, mask=rows[:, None] < GROUP, other=0.0)
         table = tables + tl.cast(sequence, tl.int64) * table_stride
+        if rope is None:
+            q_rows = q_row + (head * GROUP + rows[:, None]) * q_head + columns[None, :]
+            query = tl.load(q_rows, mask=rows[:, None] < GROUP, other=0.0)
+        else:
+            heads = q_row + (head * GROUP + rows) * HEAD_DIM
+            query = _turned(heads, q_gain, q_other, cosine, sine, rows < GROUP, eps, HEAD_DIM).to(out.dtype.element_ty)
+            if (high == tiles) & (length > 0):
+                one = tl.arange(0, 1)
+                new_k = q + (KV_HEADS * GROUP + head) * HEAD_DIM
+                key = _turned(new_k + one, k_gain, k_other, cosine, sine, one == 0, eps, HEAD_DIM)
+                value = tl.load(new_k + KV_HEADS * HEAD_DIM + columns).to(tl.float32)
+                block = tl.load(table + last // BLOCK_SIZE).to(tl.int64)
+                k_at = k + block * k_block + head * k_head + (last % BLOCK_SIZE) * k_token
+                v_at = v + block * v_block + head * v_head + (last % BLOCK_SIZE) * v_token
+                tl.store(k_at + columns[None, :], to_cache(key, k_scale, k.dtype.element_ty))
+                tl.store(v_at + columns, to_cache(value, v_scale, v.dtype.element_ty))
+                tl.debug_barrier()  # this program reads them below
         greatest = tl.full([ROWS], MASKED_SCORE, tl.float32)
         sums = tl.zeros([ROWS], tl.float32)
         acc = tl.zeros([ROWS, HEAD_DIM], tl.float32)
@@ -234,8 +275,18 @@ class DecodeScratch:
         self.arrivals = torch.zeros(max_seqs * heads, dtype=torch.int32, device=device)
 
 
+class Rope(NamedTuple):
+    """What turns a product's q, k and v [1, (H + 2 H_kv) * D] of one sequence: as in `rope.qk_norm_rope_write`."""
+
+    qkv: torch.Tensor
+    q_norm: torch.Tensor | None
+    k_norm: torch.Tensor | None
+    eps: float
+    table: torch.Tensor | None
+
+
 def decode_attention(
-    q: torch.Tensor,
+    q: torch.Tensor | Rope,
     k: torch.Tensor,
     v: torch.Tensor,
     tables: torch.Tensor,
@@ -247,7 +298,7 @@ def decode_attention(
     v_scale: float = 1.0,
     config: DecodeConfig | None = None,
 ) -> None:
-    """One query a sequence, at its last position.
+    """One query a sequence, at its last position; of one sequence, `Rope` also stores that position's k and v.
 
     q, out [S, H, D]; k, v [blocks, H_kv, block_size, D] (their dtype, or float8_e4m3fn times `k_scale`, `v_scale`);
     tables int32 [S, W], context_lens int32 [S]. A sequence of context 0 gets zeros. `scale` multiplies q·k.
@@ -265,12 +316,13 @@ def decode_attention(
             f"got {scratch.partials.shape[0]}"
         )
     pdl = dependent_launch(out.device)
+    turn = q if isinstance(q, Rope) else Rope(q, None, None, 0.0, None)
     _decode[(programs,)](
-        q, k, v, tables, context_lens, out,
+        turn.qkv, turn.q_norm, turn.k_norm, turn.table, k, v, tables, context_lens, out,
         scratch.partials, scratch.tops, scratch.wholes, scratch.arrivals,
-        scale * k_scale * LOG2E, v_scale, sequences, tables.stride(0),
-        q.stride(0), k.stride(0), k.stride(1), v.stride(0), v.stride(1), out.stride(0),
-        q.stride(1), k.stride(2), v.stride(2), out.stride(1),
+        scale * k_scale * LOG2E, k_scale, v_scale, turn.eps, sequences, tables.stride(0),
+        turn.qkv.stride(0), k.stride(0), k.stride(1), v.stride(0), v.stride(1), out.stride(0),
+        turn.qkv.stride(1), k.stride(2), v.stride(2), out.stride(1),
         KV_HEADS=kv_heads, GROUP=group, GROUP_ROWS=triton.next_power_of_2(group), ROWS=16,
         HEAD_DIM=head_dim, BLOCK_SIZE=block_size, TILE=config.tile, STAGES=config.stages,
         SEARCH=1 if sequences == 1 else 256, PIECES=config.pieces if group <= 4 else 4, LEAST=config.least,

@@ -59,7 +59,7 @@ def _grouped_kernel(
     matrix = expert * N * (2 if GATED else 1)
     if PDL and not GATED:
         if not TMA and ahead > 0:
-            prefetch(weight + (matrix.to(tl.int64) + tl.minimum(n, N - 1)) * K, ahead)
+            prefetch(weight + (matrix.to(tl.int64) + tl.minimum(n, N - 1)) * K, ahead, BN)
         start(PDL)
     if not TMA:
         w_at = weight + (matrix.to(tl.int64) + tl.minimum(n, N - 1))[:, None] * K + depth[None, :]

@@ -1,9 +1,11 @@
 """How kernels are launched: the device's size and programmatic dependent launch.
 
-A kernel launched dependently starts while the one before it on the stream still runs. Two rules make that safe, also
-when captured in a CUDA graph: whatever the kernel before may write is read only after `gdc_wait`, and a kernel lets its
-follower start only after its own `gdc_wait`. So when a kernel starts, all but the one just before it have finished:
-before `gdc_wait` it may read what was written two or more kernels ago, and it writes nothing.
+A kernel launched dependently starts while those before it on the stream still run, and fetches what it can before it
+waits for them in `gdc_wait`: then the kernel before has ended, and so have all before that, which waited as well. Most
+kernels let their follower start as soon as all their own programs have (`prefetch.start_early`): memory is never idle
+while a small kernel runs. These rules make that safe, also when captured in a CUDA graph: before `gdc_wait` a kernel
+writes nothing, and reads only what no kernel of the step writes (weights, the step's arrays). One that reads more
+follows a kernel that lets it start only after its own wait (`prefetch.start`): then all but that one have ended.
 """
 
 from __future__ import annotations

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from nano.engine.kernels import hopper_linear
+from nano.engine.kernels import hopper_linear, row_products
 from nano.engine.kernels.launch import dependent_launch, processors
-from nano.engine.kernels.linear_kernels import many_silu_kernel, rows_kernel, vector_kernel
-from nano.engine.kernels.linear_tiles import PARTS, TILES, Tile
+from nano.engine.kernels.linear_kernels import many_silu_kernel, rows_kernel
+from nano.engine.kernels.linear_tiles import PARTS, TILES, Lanes, Tile
 from nano.engine.kernels.quantize import new_scales as new_scales
+from nano.engine.kernels.row_products import Norm as Norm
 from nano.errors import InvalidInput
 
 MAX_ROWS = 64  # the own kernels' most rows
@@ -38,14 +39,16 @@ def _power(value: int) -> int:
     return 1 << (value - 1).bit_length()
 
 
-def choose(rows: int, n: int, k: int, fp8: bool) -> Tile | None:
+def choose(rows: int, n: int, k: int, fp8: bool) -> Tile | Lanes | None:
     """How `rows` activations and an [n, k] weight are multiplied; None: by cuBLAS."""
     measured = TILES.get((n, k, fp8), {})
     least = next((most for most in measured if rows <= most), None)
     if least is not None:
         return measured[least]
-    if rows == 1:
-        return Tile(4, 1024, stages=1, vector=True)
+    return Lanes(8, 4) if rows == 1 else _plain(n)
+
+
+def _plain(n: int) -> Tile:
     height = 64
     while height > 16 and -(-n // height) < 128:
         height //= 2
@@ -53,7 +56,7 @@ def choose(rows: int, n: int, k: int, fp8: bool) -> Tile | None:
 
 
 def _launch(
-    tile: Tile,
+    tile: Tile | Lanes,
     x: torch.Tensor,
     weight: torch.Tensor,
     out: torch.Tensor,
@@ -62,18 +65,17 @@ def _launch(
 ) -> None:
     rows, k = x.shape
     n = weight.shape[0]
+    if isinstance(tile, Lanes):
+        if x.is_cuda and x_scales is None:
+            row_products.linear_row(x, weight, weight_scales, out, tile)
+            return
+        tile = _plain(n)  # Triton's interpreter knows no lanes, and they take no quantised row
     fp8 = weight_scales is not None
     tiles = -(-n // tile.rows)
     flags: dict[str, Any] = {"EVEN": k % tile.depth == 0, "FP8": fp8}
     pdl = dependent_launch(x.device)
     ahead = 0 if k * weight.element_size() % 16 else tile.ahead  # what is prefetched begins at a multiple of 16 bytes
     flags |= {"num_warps": tile.warps, "PDL": pdl, "launch_pdl": pdl}
-    if tile.vector:
-        vector_kernel[(tiles,)](
-            x, x_scales, weight, weight_scales, out, n, k, 0 if x_scales is None else x_scales.stride(1), ahead,
-            BN=tile.rows, BK=tile.depth, STAGES=tile.stages, **flags,
-        )  # fmt: skip
-        return
     partial, counters = _workspace(x.device) if tile.parts > 1 else (None, None)
     block = max(16, _power(rows))
     if partial is not None and counters is not None:
@@ -104,7 +106,7 @@ def _parts(rows: int, weight: torch.Tensor) -> int | None:
     return next((parts for most, parts in measured.items() if rows <= most), None)
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, tile: Tile | None = None) -> None:
+def linear(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, tile: Tile | Lanes | None = None) -> None:
     """out [M, N] = x [M, K] @ weight [N, K].T, accumulated in fp32; `tile` forces an own kernel."""
     _check("linear", x, weight, out)
     rows = x.shape[0]
@@ -122,7 +124,7 @@ def linear_fp8(
     weight: torch.Tensor,
     weight_scales: torch.Tensor,
     out: torch.Tensor,
-    tile: Tile | None = None,
+    tile: Tile | Lanes | None = None,
 ) -> None:
     """out bf16 [M, N] = x fp8 [M, K] @ weight fp8 [N, K].T with x_scales [M, K/128] and weight_scales [N/128, K/128].
 
@@ -160,6 +162,31 @@ def linear_fp8(
     if x_scales.stride() != (1, rows):
         x_scales = x_scales.T.contiguous().T
     torch._scaled_mm(x, weight.T, scale_a=x_scales, scale_b=weight_scales.T, out_dtype=out.dtype, out=out)
+
+
+def takes_row(x: torch.Tensor) -> bool:
+    """Whether `linear_row` takes it, with a norm before and SiLU after the product."""
+    return x.is_cuda and x.dtype != torch.float32 and len(x) == 1
+
+
+def linear_row(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    scales: torch.Tensor | None,
+    out: torch.Tensor,
+    norm: Norm | None = None,
+    gated: bool = False,
+) -> None:
+    """As `row_products.linear_row`, on the lanes that suit the weight, where `takes_row`."""
+    rows, columns = weight.shape
+    if not takes_row(x) or x.shape[1] != columns or out.shape != (1, rows // 2 if gated else rows):
+        raise InvalidInput(
+            f"linear_row: expected x [1, K] on a GPU, weight [N, K], out [1, N] (gated: [1, N/2]), got "
+            f"{tuple(x.shape)} of {x.dtype} on {x.device}, {tuple(weight.shape)}, {tuple(out.shape)}"
+        )
+    tile = choose(1, rows, columns, scales is not None)
+    assert isinstance(tile, Lanes)
+    row_products.linear_row(x, weight, scales, out, tile, norm, gated)
 
 
 def fuses_silu(rows: int, weight: torch.Tensor) -> bool:

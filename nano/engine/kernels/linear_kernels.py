@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from nano.engine.kernels.prefetch import prefetch, start
+from nano.engine.kernels.prefetch import prefetch, start, start_early
 
 
 @triton.jit
@@ -47,8 +47,8 @@ def rows_kernel(
     end = tl.minimum(begin + share, K)
     if PDL and ahead > 0:
         size = tl.minimum(ahead, (end - begin) * (weight.dtype.element_ty.primitive_bitwidth // 8)) // 16 * 16
-        prefetch(weight + row + begin, size)
-    start(PDL)
+        prefetch(weight + row + begin, size, BN)
+    start_early(PDL)
     acc = tl.zeros([BN, BM], tl.float32)
     groups = tl.cdiv(K, 128)
     scale_at = weight_scales if weight_scales is None else weight_scales + tile * BN // 128 * groups
@@ -94,43 +94,6 @@ def rows_kernel(
             tl.store(counters + tile, 0)
     else:
         _store(out, acc, n, m, M, N, out_stride)
-
-
-@triton.jit
-def vector_kernel(
-    x,  # [K]
-    x_scales,  # fp8 x: [K/128], scale_column apart
-    weight,  # [N, K]
-    weight_scales,  # FP8: [ceil(N/128), ceil(K/128)]
-    out,  # [N]
-    N, K, scale_column, ahead,
-    BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr, FP8: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
-):  # fmt: skip
-    tile = tl.program_id(0)
-    n = tile * BN + tl.arange(0, BN)
-    depth = tl.arange(0, BK)
-    row = tl.minimum(n, N - 1).to(tl.int64) * K
-    if PDL and ahead > 0:
-        size = tl.minimum(ahead, K * (weight.dtype.element_ty.primitive_bitwidth // 8)) // 16 * 16
-        prefetch(weight + row, size)
-    start(PDL)
-    acc = tl.zeros([BN, BK], tl.float32)
-    groups = tl.cdiv(K, 128)
-    for at in tl.range(0, K, BK, num_stages=STAGES):
-        k = at + depth
-        inside = k < K
-        if EVEN:
-            w = tl.load(weight + row[:, None] + k[None, :], eviction_policy="evict_first")
-        else:
-            w = tl.load(weight + row[:, None] + k[None, :], mask=inside[None, :], other=0.0)
-        piece = tl.load(x + k, mask=inside, other=0.0).to(tl.float32)
-        if FP8:
-            if x.dtype.element_ty == weight.dtype.element_ty:
-                piece *= tl.load(x_scales + k // 128 * scale_column, mask=inside, other=0.0)
-            scales = weight_scales + tile * BN // 128 * groups + k // 128
-            piece *= tl.load(scales, mask=inside, other=0.0)
-        acc += w.to(tl.float32) * piece[None, :]
-    tl.store(out + n, tl.sum(acc, axis=1).to(out.dtype.element_ty), mask=n < N)
 
 
 @triton.jit(do_not_specialize=["M"])

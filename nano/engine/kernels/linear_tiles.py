@@ -16,11 +16,21 @@ class Tile:
     stages: int = 4
     ahead: int = 512
     wide: bool = True  # fp8 weights meet the activations in fp16; else both are fp8
-    vector: bool = False  # one activation row on plain lanes, without tensor cores
 
 
-def _vector(rows: int, depth: int, warps: int = 4, ahead: int = 512, stages: int = 1) -> Tile:
-    return Tile(rows, depth, 1, warps, stages, ahead, vector=True)
+@dataclass(frozen=True)
+class Lanes:
+    """One activation row on plain lanes; `ahead` bytes of each weight row are prefetched.
+
+    `wide` x `deep` warps take `rows` weight rows, `chunks` x `deep` x 32 times `bytes` of each at a time.
+    """
+
+    rows: int
+    wide: int
+    deep: int = 1
+    chunks: int = 1
+    ahead: int = 512
+    bytes: int = 16
 
 
 def _bytes(rows: int, depth: int, parts: int = 1, stages: int = 6, ahead: int = 256) -> Tile:
@@ -28,36 +38,36 @@ def _bytes(rows: int, depth: int, parts: int = 1, stages: int = 6, ahead: int = 
 
 
 # (N, K, fp8) -> most activation rows -> the tile, or None where cuBLAS is best.
-TILES: dict[tuple[int, int, bool], dict[int, Tile | None]] = {
+TILES: dict[tuple[int, int, bool], dict[int, Tile | Lanes | None]] = {
     # 8B: qkv, o, gate_up, down, lm_head
-    (6144, 4096, False): {1: _vector(4, 1024), 32: Tile(64, 256, stages=3), 64: None},
-    (4096, 4096, False): {1: _vector(4, 1024), 32: Tile(64, 256, 2, stages=3), 64: None},
-    (24576, 4096, False): {1: _vector(1, 2048), 32: Tile(64, 256, stages=3, ahead=0), 64: None},
-    (4096, 12288, False): {1: _vector(4, 2048, 8), 32: Tile(64, 256, 2, stages=3), 64: Tile(64, 128, 2)},
+    (6144, 4096, False): {1: Lanes(8, 4), 32: Tile(64, 256, stages=3), 64: None},
+    (4096, 4096, False): {1: Lanes(8, 4), 32: Tile(64, 256, 2, stages=3), 64: None},
+    (24576, 4096, False): {1: Lanes(8, 4), 32: Tile(64, 256, stages=3, ahead=0), 64: None},
+    (4096, 12288, False): {1: Lanes(8, 4), 32: Tile(64, 256, 2, stages=3), 64: Tile(64, 128, 2)},
     (151936, 4096, False): {
-        1: _vector(8, 1024, 8, 0), 32: Tile(64, 256, stages=3, ahead=0), 64: Tile(128, 128, stages=3, ahead=0)
+        1: Lanes(8, 4), 32: Tile(64, 256, stages=3, ahead=0), 64: Tile(128, 128, stages=3, ahead=0)
     },
-    (6144, 4096, True): {1: _vector(8, 512), 16: _bytes(64, 128, 4)},
-    (4096, 4096, True): {1: _vector(4, 1024, 2), 16: Tile(64, 256, 2, stages=3, ahead=256)},
-    (24576, 4096, True): {1: _vector(8, 512, 2), 16: _bytes(64, 128)},
-    (4096, 12288, True): {1: _vector(8, 1024), 16: _bytes(64, 128, 4)},
+    (6144, 4096, True): {1: Lanes(8, 4), 16: _bytes(64, 128, 4)},
+    (4096, 4096, True): {1: Lanes(8, 4), 16: Tile(64, 256, 2, stages=3, ahead=256)},
+    (24576, 4096, True): {1: Lanes(8, 4), 16: _bytes(64, 128)},
+    (4096, 12288, True): {1: Lanes(8, 4), 16: _bytes(64, 128, 4)},
     # 0.6B
-    (4096, 1024, False): {1: _vector(4, 1024), 32: Tile(64, 128, stages=5), 64: Tile(64, 64, ahead=2048)},
-    (1024, 2048, False): {1: _vector(4, 1024), 32: Tile(64, 256, 4, stages=3, ahead=2048), 64: Tile(32, 128, 4)},
-    (6144, 1024, False): {1: _vector(4, 1024), 32: Tile(64, 128, stages=5, ahead=0), 64: Tile(64, 128)},
-    (1024, 3072, False): {1: _vector(4, 1024), 32: Tile(64, 128, 4, stages=5), 64: Tile(32, 128, 4)},
+    (4096, 1024, False): {1: Lanes(8, 4), 32: Tile(64, 128, stages=5), 64: Tile(64, 64, ahead=2048)},
+    (1024, 2048, False): {1: Lanes(8, 4), 32: Tile(64, 256, 4, stages=3, ahead=2048), 64: Tile(32, 128, 4)},
+    (6144, 1024, False): {1: Lanes(8, 4), 32: Tile(64, 128, stages=5, ahead=0), 64: Tile(64, 128)},
+    (1024, 3072, False): {1: Lanes(8, 4), 32: Tile(64, 128, 4, stages=5), 64: Tile(32, 128, 4)},
     (151936, 1024, False): {
         1: Tile(64, 128, ahead=0), 32: Tile(64, 256, stages=3, ahead=0), 64: Tile(128, 128, stages=3, ahead=0)
     },
     # 30B-A3B: qkv, o, router, lm_head
-    (5120, 2048, False): {1: _vector(4, 1024), 32: Tile(64, 128, stages=5, ahead=0), 64: None},
-    (2048, 4096, False): {1: _vector(4, 2048, 8), 32: Tile(64, 256, 4, stages=3), 64: Tile(64, 128, 4)},
-    (128, 2048, False): {1: _vector(2, 2048), 32: Tile(16, 128, 4), 64: Tile(32, 64, 4)},
+    (5120, 2048, False): {1: Lanes(8, 4), 32: Tile(64, 128, stages=5, ahead=0), 64: None},
+    (2048, 4096, False): {1: Lanes(8, 4), 32: Tile(64, 256, 4, stages=3), 64: Tile(64, 128, 4)},
+    (128, 2048, False): {1: Lanes(8, 4), 32: Tile(16, 128, 4), 64: Tile(32, 64, 4)},
     (151936, 2048, False): {
-        1: _vector(8, 1024, 8, 0), 32: Tile(64, 256, stages=3, ahead=0), 64: Tile(128, 128, stages=3, ahead=0)
+        1: Lanes(8, 4), 32: Tile(64, 256, stages=3, ahead=0), 64: Tile(128, 128, stages=3, ahead=0)
     },
-    (5120, 2048, True): {1: _vector(8, 512), 16: Tile(64, 256, ahead=256)},
-    (2048, 4096, True): {1: _vector(4, 2048), 16: Tile(64, 256, 4, ahead=256)},
+    (5120, 2048, True): {1: Lanes(8, 4), 16: Tile(64, 256, ahead=256)},
+    (2048, 4096, True): {1: Lanes(8, 4), 16: Tile(64, 256, 4, ahead=256)},
 }  # fmt: skip
 
 # Of fp8: (N, K) -> most activation rows -> the parts of K in hopper_linear, as measured on an H200; else by cuBLAS.

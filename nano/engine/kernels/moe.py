@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import torch
 
-from nano.engine.kernels import expert_rows
+from nano.engine.kernels import row_experts
 from nano.engine.kernels.expert_products import Tile, choose, combine, grouped
+from nano.engine.kernels.linear_tiles import Lanes
 from nano.engine.kernels.quantize import FP8, GROUP, new_scales, quantize
 from nano.engine.kernels.routing import CHUNK, order_pairs
 from nano.engine.kernels.routing import route as route
 from nano.errors import InvalidInput
 
-DIRECT_TOKENS = 4  # up to so many tokens, pairs are multiplied one by one
+FEW_TOKENS = 4  # up to so many tokens, pairs are multiplied one by one
+# fp8 -> how the products of gate and up, and of down, are cut then.
+FEW = {False: (Lanes(4, 4), Lanes(4, 8)), True: (Lanes(4, 4), Lanes(4, 8, bytes=8))}
 
 
 class MoeScratch:
@@ -52,6 +55,19 @@ class MoeScratch:
             self.act_scales = new_scales(pairs, intermediate, self._device)
 
 
+def _check(
+    h: torch.Tensor, w13: torch.Tensor, w2: torch.Tensor, out: torch.Tensor, w13_scales: torch.Tensor | None
+) -> None:
+    hidden, (count, _, inner) = h.shape[1], w2.shape
+    if w13.shape != (count, 2 * inner, hidden) or w2.shape[1] != hidden or out.shape != h.shape:
+        raise InvalidInput(
+            f"experts: expected h and out [T, C], w13 [E, 2I, C], w2 [E, C, I], got {tuple(h.shape)}, "
+            f"{tuple(out.shape)}, {tuple(w13.shape)}, {tuple(w2.shape)}"
+        )
+    if w13_scales is not None and (hidden % GROUP or inner % GROUP):
+        raise InvalidInput(f"experts: fp8 needs sizes that are multiples of {GROUP}, got {hidden} and {inner}")
+
+
 def experts(
     h: torch.Tensor,
     weights: torch.Tensor,
@@ -63,35 +79,19 @@ def experts(
     w13_scales: torch.Tensor | None = None,
     w2_scales: torch.Tensor | None = None,
     tiles: tuple[Tile, Tile] | None = None,
-    direct: bool | None = None,
 ) -> None:
     """out [T, C] = sum over a token's experts of weight * (silu(h @ gate.T) * (h @ up.T)) @ w2.T.
 
     h [T, C]; weights fp32, ids int32 [T, top_k] from `route`; w13 [E, 2I, C] (gate rows, then up rows); w2 [E, C, I].
     With fp8 weights the scales are fp32 [E, rows/128, columns/128] rounded up, and I and C multiples of 128. `tiles`
-    (gate_up, down) and `direct` force how.
+    (gate_up, down) force how.
     """
-    tokens, hidden = h.shape
-    count, _, inner = w2.shape
-    top_k = ids.shape[1]
-    if w13.shape != (count, 2 * inner, hidden) or w2.shape[1] != hidden or out.shape != h.shape:
-        raise InvalidInput(
-            f"experts: expected h and out [T, C], w13 [E, 2I, C], w2 [E, C, I], got {tuple(h.shape)}, "
-            f"{tuple(out.shape)}, {tuple(w13.shape)}, {tuple(w2.shape)}"
-        )
+    _check(h, w13, w2, out, w13_scales)
+    (tokens, top_k), count = ids.shape, len(w2)
     fp8 = w13_scales is not None
-    if fp8 and (hidden % GROUP or inner % GROUP):
-        raise InvalidInput(f"experts: fp8 needs sizes that are multiples of {GROUP}, got {hidden} and {inner}")
     pairs = tokens * top_k
     if pairs > len(scratch.order):
         raise InvalidInput(f"experts: the scratch holds {len(scratch.order)} pairs, got {pairs}")
-    if tokens <= DIRECT_TOKENS if direct is None else direct:
-        if tiles is None:
-            tiles = (Tile(1, 4, 1024, 4, 1), Tile(1, 4, 256, 8, 1)) if fp8 else (
-                Tile(1, 2, 1024, 2, 1), Tile(1, 1, 256, 1, 1)
-            )  # fmt: skip
-        expert_rows.direct(h, weights, ids, w13, w2, out, scratch.act, w13_scales, w2_scales, tiles)
-        return
     order, offsets = scratch.order, scratch.offsets
     order_pairs(ids, count, order, offsets, scratch.counts)
     first, second = tiles or (choose(pairs, count, True, w13.dtype), choose(pairs, count, False, w2.dtype))
@@ -105,3 +105,26 @@ def experts(
     grouped(first, x, x_scales, w13, w13_scales, act, act_scales, order, offsets, pairs, top_k, True)
     grouped(second, act, act_scales, w2, w2_scales, scratch.parts, None, order, offsets, pairs, top_k, False)
     combine(scratch.parts, weights, out)
+
+
+def takes_few(h: torch.Tensor, top_k: int) -> bool:
+    """Whether `few_experts` takes them."""
+    return h.is_cuda and h.dtype != torch.float32 and len(h) <= FEW_TOKENS and top_k <= row_experts.MOST_CHOSEN
+
+
+def few_experts(
+    h: torch.Tensor,
+    router_logits: torch.Tensor,
+    top_k: int,
+    normalize: bool,
+    w13: torch.Tensor,
+    w2: torch.Tensor,
+    out: torch.Tensor,
+    scratch: MoeScratch,
+    w13_scales: torch.Tensor | None = None,
+    w2_scales: torch.Tensor | None = None,
+) -> None:
+    """`route` and `experts` in two kernels, where `takes_few`."""
+    _check(h, w13, w2, out, w13_scales)
+    lanes = FEW[w13_scales is not None]
+    row_experts.expert_rows(h, router_logits, top_k, normalize, w13, w2, out, scratch.act, w13_scales, w2_scales, lanes)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from triton.language.extra import cuda as tlx
 
 from nano.engine.kernels.launch import dependent_launch
+from nano.engine.kernels.prefetch import start_early
 
 
 @triton.jit
@@ -43,9 +43,7 @@ def _rms_norm(
     source = row
     if rows is not None:
         source = tl.load(rows + row).to(tl.int64)
-    if PDL:
-        tlx.gdc_wait()
-        tlx.gdc_launch_dependents()
+    start_early(PDL)
     values = tl.load(x + source * x_row + columns, mask=inside, other=0.0)
     if delta is not None:
         added = tl.load(delta + source * delta_row + columns, mask=inside, other=0.0)

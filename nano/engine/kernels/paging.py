@@ -53,3 +53,10 @@ def dot(a, b, acc):
     if a.dtype == tl.float32:
         return tl.dot(a, b, acc, input_precision="ieee")
     return tl.dot(a, b, acc)
+
+
+@triton.jit
+def to_cache(values, scale, dtype: tl.constexpr):
+    if dtype == tl.float8e4nv:
+        return tl.clamp(values * (1.0 / scale), -448.0, 448.0).to(dtype)
+    return values.to(dtype)

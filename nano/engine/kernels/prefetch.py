@@ -16,12 +16,26 @@ def start(PDL: tl.constexpr):
 
 
 @triton.jit
-def prefetch(pointers, size):
-    """Brings `size` bytes (a multiple of 16) from each pointer (16-byte aligned) into L2; SM90 and later."""
+def start_early(PDL: tl.constexpr):
+    """Lets the next kernel start as soon as all of this one's programs have, then waits as `start` does."""
+    if PDL:
+        tlx.gdc_launch_dependents()
+        tlx.gdc_wait()
+
+
+@triton.jit
+def prefetch(pointers, size, ROWS: tl.constexpr):
+    """Brings `size` bytes (a multiple of 16) from each of ROWS pointers (16-byte aligned) into L2; SM90 and later."""
+    # Each thread asks for a piece of its own: of a tensor with fewer elements than threads, all would ask for the same.
+    PIECES: tl.constexpr = max(tlx.num_threads() // ROWS, 1)
+    piece = tl.maximum(tl.cdiv(size, PIECES * 128) * 128, 128)
+    begin = tl.arange(0, PIECES) * piece
+    at = pointers.to(tl.int64)[:, None] + begin[None, :]
+    left = tl.zeros([ROWS, PIECES], tl.int32) + tl.minimum(size - begin, piece)[None, :]
     tl.inline_asm_elementwise(
-        "cp.async.bulk.prefetch.L2.global [$1], $2; mov.b32 $0, 0;",
+        "{ .reg .pred p; setp.gt.s32 p, $2, 0; @p cp.async.bulk.prefetch.L2.global [$1], $2; mov.b32 $0, 0; }",
         "=r,l,r",
-        [pointers.to(tl.int64), tl.zeros_like(pointers.to(tl.int64)).to(tl.int32) + size],
+        [at, left],
         dtype=tl.int32,
         is_pure=False,
         pack=1,

@@ -5,16 +5,10 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from triton.language.extra import cuda as tlx
 
 from nano.engine.kernels.launch import dependent_launch
-
-
-@triton.jit
-def _to_cache(values, scale, dtype: tl.constexpr):
-    if dtype == tl.float8e4nv:
-        return tl.clamp(values * (1.0 / scale), -448.0, 448.0).to(dtype)
-    return values.to(dtype)
+from nano.engine.kernels.paging import to_cache
+from nano.engine.kernels.prefetch import start_early
 
 
 @triton.jit(do_not_specialize_on_alignment=["positions", "slots"])
@@ -43,9 +37,7 @@ def _qk_norm_rope_write(
     is_q = heads < HEADS
     is_k = (heads >= HEADS) & (heads < HEADS + KV_HEADS)
     is_v = (heads >= HEADS + KV_HEADS) & (heads < HEADS + 2 * KV_HEADS)
-    if PDL:
-        tlx.gdc_wait()
-        tlx.gdc_launch_dependents()
+    start_early(PDL)
 
     source = qkv + token * qkv_row + heads[:, None] * HEAD_DIM + half[None, :]
     inside = (heads < HEADS + 2 * KV_HEADS)[:, None]
@@ -69,21 +61,19 @@ def _qk_norm_rope_write(
     offset = slot % BLOCK_SIZE
     k_mask = (is_k & (slot >= 0))[:, None]
     k_rows = k + block * k_block + offset * k_token + (heads - HEADS)[:, None] * k_head + half[None, :]
-    tl.store(k_rows, _to_cache(turned_left, k_scale, k.dtype.element_ty), mask=k_mask)
-    tl.store(k_rows + HALF, _to_cache(turned_right, k_scale, k.dtype.element_ty), mask=k_mask)
+    tl.store(k_rows, to_cache(turned_left, k_scale, k.dtype.element_ty), mask=k_mask)
+    tl.store(k_rows + HALF, to_cache(turned_right, k_scale, k.dtype.element_ty), mask=k_mask)
     v_mask = (is_v & (slot >= 0))[:, None]
     v_rows = v + block * v_block + offset * v_token + (heads - HEADS - KV_HEADS)[:, None] * v_head + half[None, :]
-    tl.store(v_rows, _to_cache(left, v_scale, v.dtype.element_ty), mask=v_mask)
-    tl.store(v_rows + HALF, _to_cache(right, v_scale, v.dtype.element_ty), mask=v_mask)
+    tl.store(v_rows, to_cache(left, v_scale, v.dtype.element_ty), mask=v_mask)
+    tl.store(v_rows + HALF, to_cache(right, v_scale, v.dtype.element_ty), mask=v_mask)
 
 
 @triton.jit(do_not_specialize=["vocabulary"], do_not_specialize_on_alignment=["ids"])
 def _embed(weight, ids, out, weight_row, out_row, vocabulary, width, BLOCK: tl.constexpr, PDL: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    if PDL:
-        tlx.gdc_wait()
-        tlx.gdc_launch_dependents()
+    start_early(PDL)
     row = tl.load(ids + token).to(tl.int64)
     known = (row >= 0) & (row < vocabulary)
     values = tl.load(weight + row * weight_row + columns, mask=known & (columns < width), other=0.0)

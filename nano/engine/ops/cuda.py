@@ -8,7 +8,7 @@ import torch
 
 from nano.engine.attention_backends import LayerCache
 from nano.engine.attention_chooser import AttentionChooser
-from nano.engine.kernels import activation, linear, moe, norm, quantize, rope
+from nano.engine.kernels import activation, attention, linear, moe, norm, quantize, rope
 from nano.engine.kv_scales import KVScales
 from nano.engine.ops import AttentionShape, Buffer, Target
 from nano.engine.step_arrays import StepArrays
@@ -56,14 +56,20 @@ class Operand(Buffer):
 
 
 class Residual(Buffer):
-    """The residual stream; what a layer added last waits in `delta` for the norm that reads it."""
+    """The residual stream; what a layer added last waits in `delta` for the norm that reads it.
 
-    __slots__ = ("delta", "pending")
+    A norm inside a product leaves the sum in `spare`, since other programs still read the stream, and the two change
+    places. A layer has two norms, so that the stream is where it was when a layer or a step ends.
+    """
+
+    __slots__ = ("delta", "nothing", "pending", "spare")
 
     def __init__(self, tensor: torch.Tensor) -> None:
         super().__init__(tensor)
         self.delta = torch.zeros_like(tensor)
+        self.nothing = torch.zeros_like(tensor[:1])
         self.pending = False
+        self.spare = torch.zeros_like(tensor[:1])
 
 
 class CudaOps:
@@ -71,6 +77,7 @@ class CudaOps:
         self.dtype = dtype
         self.device = device
         self.arrays = arrays
+        self._rope: attention.Rope | None = None  # of a step whose attention does it itself
         self._moe: moe.MoeScratch | None = None
 
     # --- memory
@@ -199,6 +206,9 @@ class CudaOps:
     def norm_linear(
         self, x: Buffer, norm_weight: Buffer, eps: float, h: Operand, weight: Weight, out: Buffer, n: int
     ) -> None:
+        if linear.takes_row(x.tensor[:n]):
+            self._norm_row(x, norm_weight, eps, h.tensor[:n], weight, out.tensor[:n])
+            return
         self._norm(x, norm_weight, eps, *h.written(n, weight.scales is not None))
         self._product(weight, h, n, out.tensor[:n])
 
@@ -217,9 +227,23 @@ class CudaOps:
             self._norm(x, norm_weight, eps, h.tensor[:n], None)
             linear.linear_silu(h.tensor[:n], weight.values, act.tensor[:n])
             return
+        if linear.takes_row(x.tensor[:n]):
+            self._norm_row(x, norm_weight, eps, None, weight, act.tensor[:n])
+            return
         self.norm_linear(x, norm_weight, eps, h, weight, gate_up, n)
         values, scales = act.written(n, act.fp8 is not None)
         activation.silu_mul(gate_up.tensor[:n], values, scales=scales)
+
+    def _norm_row(
+        self, x: Buffer, norm_weight: Buffer, eps: float, h: torch.Tensor | None, weight: Weight, out: torch.Tensor
+    ) -> None:
+        """Without h the weight is gate's and up's, and SiLU follows."""
+        stream = self._residual
+        delta = stream.delta[:1] if stream.pending else stream.nothing
+        inside = linear.Norm(delta, norm_weight.tensor, eps, stream.spare, h)
+        linear.linear_row(x.tensor[:1], weight.values, weight.scales, out, inside, gated=h is None)
+        stream.tensor, stream.spare = stream.spare, stream.tensor
+        stream.pending = False
 
     def _product(self, weight: Weight, h: Operand, n: int, out: torch.Tensor) -> None:
         if weight.scales is None:
@@ -241,6 +265,9 @@ class CudaOps:
         shape: AttentionShape,
         n: int,
     ) -> None:
+        if self.attention_chooser.current.turns:
+            self._rope = attention.Rope(qkv.tensor[:n], q_norm.tensor, k_norm.tensor, shape.eps, table.tensor)
+            return
         cache = self._caches[layer]
         rope.qk_norm_rope_write(
             qkv.tensor[:n], q_norm.tensor, k_norm.tensor, shape.eps, table.tensor, self.arrays.positions[:n],
@@ -251,7 +278,8 @@ class CudaOps:
     def attention(self, q: Buffer, out: Operand, layer: int, shape: AttentionShape, n: int) -> None:
         rows = q.tensor[:n].view(n, shape.heads, shape.head_dim)
         result = out.tensor[:n].view(n, shape.heads, shape.head_dim)
-        self.attention_chooser.current.run(rows, self._caches[layer], result, shape.head_dim**-0.5)
+        self.attention_chooser.current.run(self._rope or rows, self._caches[layer], result, shape.head_dim**-0.5)
+        self._rope = None
         values, scales = out.written(n, out.fp8 is not None)
         if scales is not None:
             quantize.quantize(out.tensor[:n], values, scales)
@@ -266,13 +294,15 @@ class CudaOps:
             )
             self._gates = self._empty(self.arrays.limits.tokens, top_k, dtype=torch.float32)
             self._chosen = self._empty(self.arrays.limits.tokens, top_k, dtype=torch.int32)
-        gates, chosen = self._gates[:n], self._chosen[:n]
-        moe.route(router_logits.tensor[:n], top_k, normalize, gates, chosen)
-        moe.experts(
-            h.tensor[:n], gates, chosen, weight.gate_up, weight.down, self._residual.delta[:n], self._moe,
-            w13_scales=weight.gate_up_scales, w2_scales=weight.down_scales,
-        )  # fmt: skip
+        logits, out, scratch = router_logits.tensor[:n], self._residual.delta[:n], self._moe
+        scales = weight.gate_up_scales, weight.down_scales
         self._residual.pending = True
+        if moe.takes_few(h.tensor[:n], top_k):
+            moe.few_experts(h.tensor[:n], logits, top_k, normalize, weight.gate_up, weight.down, out, scratch, *scales)
+            return
+        gates, chosen = self._gates[:n], self._chosen[:n]
+        moe.route(logits, top_k, normalize, gates, chosen)
+        moe.experts(h.tensor[:n], gates, chosen, weight.gate_up, weight.down, out, scratch, *scales)
 
 
 def _target(view: torch.Tensor) -> Target:
