@@ -82,18 +82,19 @@ def main() -> int:
     if sanitizer is None:
         parser.error("no compute-sanitizer: it comes with the CUDA toolkit")
     wanted = args.names or names()
-    status, output = run([*PROGRAM, *wanted], 600.0)  # compiles them, and shows that they are right undisturbed
-    if status != 0:
-        print(output)
-        return 1
-    tasks = [(tool, name) for tool in args.tool or TOOLS for name in wanted]
     with ThreadPoolExecutor(args.jobs) as pool:
+        # Undisturbed first: that compiles them and shows that they are right.
+        alone = dict(zip(wanted, pool.map(lambda name: run([*PROGRAM, name], args.seconds), wanted), strict=True))
+        wrong = {name: output for name, (status, output) in alone.items() if status != 0}
+        tasks = [(tool, name) for tool in args.tool or TOOLS for name in wanted if name not in wrong]
         results = list(pool.map(lambda task: check(sanitizer, *task, args.seconds), tasks))
+    for name, output in wrong.items():
+        print(f"{name} fails by itself:\n{output}")
     for (tool, name), (words, lines) in zip(tasks, results, strict=True):
         print(f"{tool:10} {name:20} {words}")
         for line in brief(lines):
             print(f"    {line}")
-    return int(any(not words.startswith("clean") for words, _ in results))
+    return int(bool(wrong) or any(not words.startswith("clean") for words, _ in results))
 
 
 if __name__ == "__main__":

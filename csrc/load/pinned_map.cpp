@@ -28,12 +28,20 @@ PinnedMap::PinnedMap(const cuda::ContextPtr& context, std::size_t bytes)
 #ifdef MADV_POPULATE_WRITE
   madvise(data_, round_up(bytes), MADV_POPULATE_WRITE);
 #endif
-  const cuda::Result result = driver_.host_register(data_, bytes, cuda::kHostPortable);
-  if (result != cuda::kSuccess) munmap(map_, mapped_);
-  NANO_DRIVER_CHECK(result, "loading to cuda:", context->device(), ": page-locking ", bytes, " bytes");
+  if (driver_.host_register(data_, bytes, cuda::kHostPortable) == cuda::kSuccess) return;
+  munmap(map_, mapped_);
+  map_ = nullptr;
+  void* data = nullptr;
+  NANO_DRIVER_CHECK(driver_.host_allocate(&data, bytes, cuda::kHostPortable), "loading to cuda:", context->device(),
+                    ": ", bytes, " bytes of page-locked memory");
+  data_ = static_cast<std::byte*>(data);
 }
 
 PinnedMap::~PinnedMap() {
+  if (!map_) {
+    driver_.host_free(data_);
+    return;
+  }
   driver_.host_unregister(data_);
   munmap(map_, mapped_);
 }

@@ -1,4 +1,4 @@
-// Page-locked memory of huge pages, where the kernel has them.
+// Page-locked memory of huge pages, where the kernel has them and the driver takes them.
 #pragma once
 
 #include <cstddef>
@@ -22,7 +22,7 @@ class PinnedMap {
  private:
   const cuda::Driver& driver_;
   std::size_t mapped_;
-  void* map_;
+  void* map_;  // null: the driver's own
   std::byte* data_;
 };
 
