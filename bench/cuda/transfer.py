@@ -137,10 +137,12 @@ def cells(peer: Peer, sources: dict[str, Region], pipe: Connection, repeats: int
 
 
 class Flood:
-    """Four prepared writes of 64 MiB under way at any time, in a thread of its own."""
+    """Four prepared writes under way at any time, in a thread of its own."""
 
-    def __init__(self, peer: Peer, region: Region, remote: str) -> None:
-        self._request = peer.prepare_write(region, remote, offsets(64, MIB, 1), offsets(64, MIB, 2), MIB)
+    def __init__(self, peer: Peer, region: Region, remote: str, count: int, length: int) -> None:
+        src, dst = offsets(count, length, 1), offsets(count, length, 2)
+        self._request = peer.prepare_write(region, remote, src, dst, length)
+        self._bytes = count * length
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.moved = 0
@@ -159,7 +161,7 @@ class Flood:
         under_way = deque(self._request.post() for _ in range(4))
         while under_way:
             under_way.popleft().wait(30)
-            self.moved += 64 * MIB
+            self.moved += self._bytes
             if not self._stop.is_set():
                 under_way.append(self._request.post())
 
@@ -175,12 +177,15 @@ def products(peer: Peer, sources: dict[str, Region], pipe: Connection) -> list[l
     for where in ("destination", "source"):
         alone = product(where)
         rows.append([where, "nothing", f"{alone:.3f}", "1.00", ""])
-        for what, source, target in (
-            ("gpu to gpu: copy kernel", "gpu", "gpu"),
-            ("gpu to host: copy engines", "gpu", "host"),
-            ("host to gpu: copy engines", "host", "gpu"),
+        for source, target, count, length, how in (
+            ("gpu", "gpu", 64, MIB, "kernel"),
+            ("gpu", "host", 64, MIB, "engines"),
+            ("host", "gpu", 64, MIB, "engines"),
+            ("gpu", "host", 1024, 16 << 10, "kernel"),
+            ("host", "gpu", 1024, 16 << 10, "kernel"),
         ):
-            with Flood(peer, sources[source], target) as flood:
+            what = f"{source} to {target}, {count} x {length >> 10} KiB: {how}"
+            with Flood(peer, sources[source], target, count, length) as flood:
                 started = time.perf_counter()
                 ms = product(where)
                 rate = flood.moved / 1e9 / (time.perf_counter() - started)

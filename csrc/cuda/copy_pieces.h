@@ -7,7 +7,7 @@
 namespace nano::cuda {
 
 inline constexpr unsigned int kInlinePieces = 64;
-inline constexpr unsigned int kGroups = 128;
+inline constexpr unsigned int kGroups = 256;
 inline constexpr unsigned int kCopyWarps = 8;
 
 struct CopyPiece {

@@ -9,7 +9,7 @@ inline constexpr char kCopyPiecesPtx[] = R"ptx(
 .target sm_75
 .address_size 64
 .visible .entry nano_copy_pieces(
-	.param .align 8 .b8 nano_copy_pieces_param_0[2088]
+	.param .align 8 .b8 nano_copy_pieces_param_0[2600]
 )
 .maxntid 256, 1, 1
 .minnctapersm 5
@@ -117,9 +117,9 @@ $L__BB0_14:
 	add.s32 	%r145, %r274, %r271;
 	mul.wide.u32 	%rd51, %r145, 24;
 	add.s64 	%rd52, %rd37, %rd51;
-	ld.param.u64 	%rd53, [%rd52+552];
-	ld.param.u64 	%rd54, [%rd52+560];
-	ld.param.v2.u32 	{%r146, %r147}, [%rd52+568];
+	ld.param.u64 	%rd53, [%rd52+1064];
+	ld.param.u64 	%rd54, [%rd52+1072];
+	ld.param.v2.u32 	{%r146, %r147}, [%rd52+1080];
 	mov.u32 	%r150, _ZZ16nano_copy_piecesE6staged;
 	mad.lo.s32 	%r151, %r274, 24, %r150;
 	st.shared.u64 	[%r151], %rd53;

@@ -73,13 +73,13 @@ inline constexpr unsigned int kPreferOverlapWithCompute = 1;
 
 inline constexpr int kAttributeDmaBuf = 124, kAttributeGpuDirectVmm = 110, kAttributePosixFd = 103,
                      kAttributeReadOnlyHostRegister = 113, kAttributeMultiprocessors = 16,
-                     kAttributeUnifiedAddressing = 41, kAttributeHostPointers = 91;
+                     kAttributeUnifiedAddressing = 41;
 inline constexpr int kPointerMemoryType = 2, kPointerOrdinal = 9, kPointerLegacyIpc = 10;
 inline constexpr unsigned int kMemoryTypeDevice = 2;
 inline constexpr unsigned int kNonBlocking = 1;         // a stream that does not wait for the default stream
 inline constexpr unsigned int kEventDisableTiming = 2;  // cheaper to record
 inline constexpr unsigned int kEventBlocking = 1;       // who waits for it sleeps
-inline constexpr unsigned int kHostPortable = 1, kHostReadOnly = 8;
+inline constexpr unsigned int kHostPortable = 1, kHostDeviceMap = 2, kHostReadOnly = 8;
 inline constexpr unsigned int kLazyPeerAccess = 1;
 inline constexpr int kDmaBuf = 1;
 inline constexpr int kCaptureRelaxed = 2;
@@ -123,6 +123,7 @@ inline constexpr int kGranularityRecommended = 1;
   X(host_free, cuMemFreeHost, (void*))                                                                           \
   X(host_register, cuMemHostRegister_v2, (void*, std::size_t, unsigned int))                                     \
   X(host_unregister, cuMemHostUnregister, (void*))                                                               \
+  X(host_pointer, cuMemHostGetDevicePointer_v2, (DevicePointer*, void*, unsigned int))                           \
   X(priorities, cuCtxGetStreamPriorityRange, (int*, int*))                                                       \
   X(stream_create, cuStreamCreateWithPriority, (Stream*, unsigned int, int))                                     \
   X(module_load, cuModuleLoadData, (Module*, const void*))                                                       \

@@ -52,8 +52,7 @@ static_assert(kAttributeDmaBuf == static_cast<int>(CU_DEVICE_ATTRIBUTE_DMA_BUF_S
               kAttributeReadOnlyHostRegister ==
                   static_cast<int>(CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED) &&
               kAttributeMultiprocessors == static_cast<int>(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT) &&
-              kAttributeUnifiedAddressing == static_cast<int>(CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING) &&
-              kAttributeHostPointers == static_cast<int>(CU_DEVICE_ATTRIBUTE_CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM));
+              kAttributeUnifiedAddressing == static_cast<int>(CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING));
 static_assert(kPointerMemoryType == static_cast<int>(CU_POINTER_ATTRIBUTE_MEMORY_TYPE) &&
               kPointerOrdinal == static_cast<int>(CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL) &&
               kPointerLegacyIpc == static_cast<int>(CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE) &&
@@ -61,7 +60,8 @@ static_assert(kPointerMemoryType == static_cast<int>(CU_POINTER_ATTRIBUTE_MEMORY
 static_assert(kNonBlocking == static_cast<unsigned>(CU_STREAM_NON_BLOCKING) &&
               kEventDisableTiming == static_cast<unsigned>(CU_EVENT_DISABLE_TIMING) &&
               kEventBlocking == static_cast<unsigned>(CU_EVENT_BLOCKING_SYNC) &&
-              kHostPortable == CU_MEMHOSTREGISTER_PORTABLE && kHostReadOnly == CU_MEMHOSTREGISTER_READ_ONLY &&
+              kHostPortable == CU_MEMHOSTREGISTER_PORTABLE && kHostDeviceMap == CU_MEMHOSTREGISTER_DEVICEMAP &&
+              kHostReadOnly == CU_MEMHOSTREGISTER_READ_ONLY &&
               kCaptureRelaxed == static_cast<int>(CU_STREAM_CAPTURE_MODE_RELAXED) &&
               kDmaBuf == static_cast<int>(CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD));
 

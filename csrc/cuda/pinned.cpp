@@ -39,12 +39,19 @@ std::shared_ptr<void> pin(const ContextPtr& context, void* data, std::size_t byt
   if (!out) {
     const InContext in(*context);
     if (read_only && attribute(context->device(), kAttributeReadOnlyHostRegister) == 0) return nullptr;
-    const unsigned int flags = kHostPortable | (read_only ? kHostReadOnly : 0);
+    const unsigned int flags = kHostPortable | kHostDeviceMap | (read_only ? kHostReadOnly : 0);
     if (driver().host_register(data, bytes, flags) != kSuccess) return nullptr;
     out = std::make_shared<Pinned>(context, data);
     known = out;
   }
   return out;
+}
+
+bool is_mapped(const ContextPtr& context, const void* data) {
+  const InContext in(*context);
+  DevicePointer there = 0;
+  return driver().host_pointer(&there, const_cast<void*>(data), 0) == kSuccess &&
+         there == reinterpret_cast<DevicePointer>(data);
 }
 
 std::shared_ptr<std::byte> allocate_pinned(const ContextPtr& context, std::size_t bytes) {

@@ -12,6 +12,9 @@ namespace nano::cuda {
 // take the calling thread's time. read_only: mapped without write access.
 std::shared_ptr<void> pin(const ContextPtr& context, void* data, std::size_t bytes, bool read_only);
 
+// Whether kernels of the device reach page-locked memory by the host's address.
+bool is_mapped(const ContextPtr& context, const void* data);
+
 // Fresh page-locked memory. Throws Error (kOutOfMemory, kSystem).
 std::shared_ptr<std::byte> allocate_pinned(const ContextPtr& context, std::size_t bytes);
 

@@ -1,6 +1,7 @@
 #include "transfer/cuda_flights.h"
 
 #include "base/error.h"
+#include "cuda/pinned.h"
 #include "transfer/clock.h"
 
 namespace nano::transfer {
@@ -72,8 +73,8 @@ cuda::By CudaFlights::way(const PeerMemory& source, const Memory& target, const 
     return small && !source.here() ? cuda::By::kKernel : cuda::By::kEngines;
   }
   if (!(source.on_host() ? source.page_lock(context) : target.page_lock(context))) return cuda::By::kDriver;
-  const bool reached = cuda::attribute(context->device(), cuda::kAttributeHostPointers) != 0;
-  return small && reached ? cuda::By::kHostKernel : cuda::By::kEngines;
+  const void* const host = source.on_host() ? source.host_data() : target.data();
+  return small && cuda::is_mapped(context, host) ? cuda::By::kHostKernel : cuda::By::kEngines;
 }
 
 void CudaFlights::seated() {

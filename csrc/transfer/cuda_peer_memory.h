@@ -49,6 +49,8 @@ class PeerMemory {
   cuda::ContextPtr owners_context() const;
   // The address of its first byte, for copies by that device. Throws Error when it cannot be mapped.
   cuda::DevicePointer open(const cuda::ContextPtr& context);
+  // Of host memory, once opened.
+  const std::byte* host_data() const { return host_->data(); }
   // Whether host memory, once opened, is page-locked.
   bool page_lock(const cuda::ContextPtr& context) const { return host_->page_lock(context); }
 

@@ -1,4 +1,5 @@
-// The pieces that the copy kernel is given: a thread block finds its share of the tiles in its part of the table.
+// The pieces that the copy kernel is given: a group of thread blocks finds its share of the tiles in its part
+// of the table.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -18,18 +19,20 @@ struct Plan {
   std::vector<CopyPiece> table;
   unsigned int blocks;
 
-  Plan(const std::vector<Copy>& copies, unsigned int most) : table(count_pieces(copies)) {
-    blocks = lay_out(copies, most, pieces, table.data());
+  Plan(const std::vector<Copy>& copies, Reach reach) : table(count_pieces(copies)) {
+    blocks = lay_out(copies, reach, pieces, table.data());
   }
 
   // What the kernel does, one tile after the other: copies of at most a tile.
   std::vector<Copy> walk() const {
     std::vector<Copy> out;
+    REQUIRE(blocks % pieces.split == 0);
+    REQUIRE(blocks / pieces.split <= kGroups);
     for (unsigned int block = 0; block < blocks; ++block) {
       auto tile = static_cast<std::uint32_t>(std::uint64_t{pieces.tiles} * block / blocks);
       const auto end = static_cast<std::uint32_t>(std::uint64_t{pieces.tiles} * (block + 1) / blocks);
-      std::uint32_t at = pieces.start[block];
-      const std::uint32_t last = pieces.start[block + 1];
+      std::uint32_t at = pieces.start[block / pieces.split];
+      const std::uint32_t last = pieces.start[block / pieces.split + 1];
       REQUIRE(last < table.size());
       REQUIRE(table[at].first <= tile);
       for (; tile < end; ++tile) {
@@ -46,7 +49,7 @@ struct Plan {
 
 }  // namespace
 
-TEST_CASE("every byte is copied once, whatever the pieces and however many thread blocks") {
+TEST_CASE("every byte is copied once, whatever the pieces and wherever they go") {
   std::mt19937 random(1);
   for (int turn = 0; turn < 300; ++turn) {
     const auto below = [&](std::uint64_t end) { return random() % end; };
@@ -58,7 +61,7 @@ TEST_CASE("every byte is copied once, whatever the pieces and however many threa
       copy.destination = at + (1ull << 40);
       at += copy.bytes + below(3);
     }
-    const Plan plan(copies, static_cast<unsigned int>(1 + below(kMaxBlocks)));
+    const Plan plan(copies, turn % 4 == 0 ? Reach::kHost : Reach::kDevices);
     REQUIRE(plan.blocks >= 1);
     const std::vector<Copy> steps = plan.walk();
     auto walked = steps.begin();
@@ -76,7 +79,7 @@ TEST_CASE("every byte is copied once, whatever the pieces and however many threa
 }
 
 TEST_CASE("a copy of more than a gigabyte is several pieces") {
-  const Plan plan({{1 << 20, 1ull << 40, (5ull << 30) / 2}}, 33);
+  const Plan plan({{1 << 20, 1ull << 40, (5ull << 30) / 2}}, Reach::kDevices);
   REQUIRE(plan.table.size() == 3);
   CHECK(plan.table[0].bytes == 1u << 30);
   CHECK(plan.table[2].bytes == 1u << 29);
