@@ -72,11 +72,10 @@ TILES: dict[tuple[int, int, bool], dict[int, Tile | Lanes | None]] = {
 
 # Of fp8: (N, K) -> most activation rows -> the parts of K in hopper_linear, as measured on an H200; else by cuBLAS.
 PARTS: dict[tuple[int, int], dict[int, int]] = {
-    # 8B: qkv, o, gate_up, down
+    # 8B: qkv, o, gate_up (down: cuBLAS shares K out)
     (6144, 4096): {128: 1},
-    (4096, 4096): {64: 2, 128: 1},
+    (4096, 4096): {64: 2},
     (24576, 4096): {64: 1},
-    (4096, 12288): {128: 4},
     # 30B-A3B: qkv, o
     (5120, 2048): {128: 1},
     (2048, 4096): {64: 4, 128: 2},
