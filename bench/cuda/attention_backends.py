@@ -1,6 +1,6 @@
 """Triton's and FlashInfer's attention in turn, and the table of who is faster that the engine chooses by.
 
-    python bench/cuda/attention_backends.py [--write] [--cells decode,prefill] [--models 8B,0.6B,30B-A3B] [--repeats 10]
+    python bench/cuda/attention_backends.py [--write] [--cells decode,prefill,mixed] [--models 8B,0.6B,30B-A3B]
 
 Each answer is checked against float64 on some rows, and the two against each other on all. Then up to 128 layers of one
 block-major pool are timed one after another in a CUDA graph, so that calls do not find their cache in L2; FlashInfer's
@@ -61,6 +61,8 @@ PREFILL: dict[str, Lengths] = {
     "2048 at 8192": ([8192], [2048]),
     "2048 at 32768": ([32768], [2048]),
     "4 chunks of 512 at 4096": ([4096] * 4, [512] * 4),
+}
+MIXED: dict[str, Lengths] = {
     "2044 at 2044 + 4 at 2048": ([2044, *[2048] * 4], [2044, *[1] * 4]),
     "2032 at 4096 + 16 at 2048": ([4096, *[2048] * 16], [2032, *[1] * 16]),
     "1984 at 4096 + 64 at 2048": ([4096, *[2048] * 64], [1984, *[1] * 64]),
@@ -191,7 +193,7 @@ def write(card: str, rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true")
-    parser.add_argument("--cells", default="decode,prefill")
+    parser.add_argument("--cells", default="decode,prefill,mixed")
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--repeats", type=int, default=10)
     args = parser.parse_args()
@@ -212,8 +214,8 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     failed = False
     for model in args.models.split(","):
-        for kind, cells in (("decode", DECODE), ("prefill", PREFILL)):
-            if kind not in args.cells.split(",") or kind not in modules:
+        for kind, cells in (("decode", DECODE), ("prefill", PREFILL), ("mixed", MIXED)):
+            if kind not in args.cells.split(",") or ("decode" if kind == "decode" else "prefill") not in modules:
                 continue
             layers, shape = MODELS[model]
             measured = []

@@ -9,6 +9,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
 
 from nano.engine.kernels import attention
@@ -32,7 +33,15 @@ class Step:
 
     @property
     def kind(self) -> str:
+        """Which of a backend's kernels run it."""
         return "decode" if self.decode else "prefill"
+
+    @property
+    def load(self) -> str:
+        """Its kind in the table of who is faster, where single queries among prompts are "mixed"."""
+        if self.kind == "prefill" and (np.diff(self.batch.cu_query) == 1).any():
+            return "mixed"
+        return self.kind
 
 
 @dataclass(frozen=True)

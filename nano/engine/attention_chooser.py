@@ -65,7 +65,8 @@ class AttentionChooser:
     def _choose(self) -> None:
         heads = Heads(self._shape.heads, self._shape.kv_heads, self._shape.head_dim)
         self._choice = Choice(torch.cuda.get_device_name(self._device), heads)
-        self._modules = {kind: module for kind, module in self._modules.items() if kind in self._choice.kinds}
+        kinds = {"prefill" if kind == "mixed" else kind for kind in self._choice.kinds}
+        self._modules = {kind: module for kind, module in self._modules.items() if kind in kinds}
         if not self._modules:
             return
         try:
@@ -122,7 +123,7 @@ class AttentionChooser:
         if self._choice is None:
             return flashinfer
         queries, context = batch.num_tokens / batch.num_seqs, float(batch.context_lens.mean())
-        wins = self._choice.takes_flashinfer(step.kind, batch.num_seqs, queries, context)
+        wins = self._choice.takes_flashinfer(step.load, batch.num_seqs, queries, context)
         return flashinfer if wins else self._triton
 
     def wait(self, deadline: float) -> bool:

@@ -178,8 +178,12 @@ def test_each_step_gets_the_tables_backend_when_it_is_built(
 ) -> None:
     """With graphs of both, and every step's logits checked against the CPU twin's."""
     path = tmp_path / "table.json"
-    row = {"kind": "decode", "heads": 4, "kv_heads": 2, "head_dim": 128, "queries": 1, "context": 256}
-    rows = [row | {"seqs": 1, "winner": "flashinfer"}, row | {"seqs": 8, "winner": "triton"}]
+    row = {"kind": "decode", "heads": 4, "kv_heads": 2, "head_dim": 128, "queries": 1}
+    rows = [
+        row | {"seqs": seqs, "context": context, "winner": winner}
+        for seqs, winner in ((1, "flashinfer"), (8, "triton"))
+        for context in (8, 64, 512)
+    ]
     path.write_text(json.dumps({torch.cuda.get_device_name(DEVICE): {"rows": rows}}), encoding="utf-8")
     monkeypatch.setattr(attention_choice, "TABLE", path)
     # Requests end one after another: steps have five sequences, then fewer.

@@ -4,7 +4,10 @@ import json
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +16,7 @@ from kernel_device import CUDA, DEVICE
 
 from nano import LLM
 from nano.demo.random_checkpoint import make_checkpoint
+from nano.engine.attention_backends import Step
 from nano.engine.config import EngineConfig
 from nano.engine.kernels import attention_choice, flashinfer_attention, flashinfer_build
 from nano.engine.kernels.attention_choice import Choice, Heads, winner
@@ -57,13 +61,23 @@ def test_a_step_gets_the_winner_of_the_nearest_measured_one(tmp_path: Path) -> N
     choice = Choice("a card", HEADS, path)
     assert choice.kinds == {"decode"}
     assert choice.takes_flashinfer("decode", 1, 1, 5000)
-    assert choice.takes_flashinfer("decode", 2, 1, 100_000)
+    assert choice.takes_flashinfer("decode", 2, 1, 32_768)
+    assert not choice.takes_flashinfer("decode", 1, 1, 100_000)  # too far from what was measured
     assert not choice.takes_flashinfer("decode", 1, 1, 700)
     assert not choice.takes_flashinfer("decode", 100, 1, 3000)
     assert not choice.takes_flashinfer("prefill", 1, 1, 8192)
     for other in (Choice("another card", HEADS, path), Choice("a card", Heads(16, 8, 128), path)):
         assert not other.kinds
         assert not other.takes_flashinfer("decode", 1, 1, 8192)
+
+
+@pytest.mark.parametrize(
+    ("queries", "load"), [([1, 1], "decode"), ([5, 2], "prefill"), ([5, 1], "mixed"), ([1, 7], "mixed")]
+)
+def test_single_queries_among_prompts_are_a_load_of_their_own(queries: list[int], load: str) -> None:
+    batch: Any = SimpleNamespace(cu_query=np.cumsum([0, *queries], dtype=np.int32))
+    decode = max(queries) == 1
+    assert Step(batch, sum(queries), len(queries), decode, 0).load == load
 
 
 def test_flashinfer_wins_only_by_more_than_the_margin_with_its_plan_counted() -> None:

@@ -1,8 +1,8 @@
 """Which attention is faster, by measurement: the table that `bench/cuda/attention_backends.py` writes.
 
-A row is one step's shape: its kind ("decode" or "prefill"), the model's heads, sequences, queries a sequence and
-context; microseconds a layer of each backend, of FlashInfer's plan on the host (once a step), and who won over all
-layers of that model with the plan counted. FlashInfer wins only by more than `MARGIN`.
+A row is one step's shape: its kind ("decode": one query a sequence; "prefill": more; "mixed": both), the model's heads,
+sequences, queries a sequence and context; microseconds a layer of each backend, of FlashInfer's plan on the host (once
+a step), and who won over all layers of that model with the plan counted. FlashInfer wins only by more than `MARGIN`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 TABLE = Path(__file__).with_name("attention_choice.json")
 MARGIN = 0.03
+REACH = 2.5  # how far a measured step speaks for others, in doublings
 
 Place = tuple[float, ...]
 
@@ -56,12 +57,13 @@ class Choice:
         return {kind for kind, _, who in self._points if who == "flashinfer"}
 
     def takes_flashinfer(self, kind: str, seqs: int, queries: float, context: float) -> bool:
-        """For a step of `seqs` sequences with so many queries and so long a context on average: the nearest measured
-        step's winner. In each of the three, twice as many is one step away."""
+        """For a step of `seqs` sequences with so many queries and so long a context on average: whether FlashInfer won
+        the nearest measured step, if that is within `REACH`. In each of the three, twice as many is a distance of 1."""
         place = _place(seqs, queries, context)
         if (kind, place) not in self._known:
             near = [(math.dist(place, measured), who) for k, measured, who in self._points if k == kind]
-            self._known[kind, place] = bool(near) and min(near)[1] == "flashinfer"
+            distance, who = min(near, default=(math.inf, ""))
+            self._known[kind, place] = distance <= REACH and who == "flashinfer"
         return self._known[kind, place]
 
 
