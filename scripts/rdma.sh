@@ -18,7 +18,8 @@ fi
 "$guest/setup.sh"
 # The native tests first, as far as they were built: with sanitizers by `make sanitize`.
 exec "$guest/softroce-run" --mem 3072 --timeout 900 -- sh -c '
-  for test in build/sanitize-*/tests/cpp/test_verbs; do
+  export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1
+  for test in build/sanitize-*/tests/cpp/test_verbs build/sanitize-*/tests/cpp/test_verbs_path; do
     [ ! -x "$test" ] || { echo "rdma: $test"; timeout 120 "$test" || exit 1; }
   done
   exec "$0" -m pytest -p no:cacheprovider "$@"' "$python" "$@"

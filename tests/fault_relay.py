@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import socket
-import struct
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from transfer_frames import HEAD, KINDS, receive_frame
+
 from nano._core.transfer import address_descriptor
 
-HEAD = struct.Struct("<IHHII5QII")
-KINDS = {
-    "hello": 1, "challenge": 2, "proof": 3, "ready": 4, "sync": 10, "synced": 11,
-    "message": 13, "write": 14, "read": 15, "data": 16, "ack": 17,
-}  # fmt: skip
-PAYLOAD = (KINDS["write"], KINDS["data"])
 ACTIONS = ("drop", "delay", "duplicate", "truncate", "reorder", "corrupt", "cut", "stall")
 
 
 @dataclass(frozen=True)
 class Rule:
-    """The nth frame of a kind gets `action`, whichever way it goes; seconds: of a delay."""
+    """The nth frame of a kind gets `action`, whichever way it goes; seconds: of a delay. stream: only frames on the
+    connection that came as the stream-th are counted."""
 
     kind: str
     nth: int
     action: str
     seconds: float = 0.05
+    stream: int | None = None
 
 
 class Relay:
@@ -37,9 +35,9 @@ class Relay:
 
     def __init__(self, port: int, rules: Sequence[Rule], seed: int = 0) -> None:
         self._port = port
-        self._rules = {(KINDS[rule.kind], rule.nth): rule for rule in rules}
+        self._rules = {(KINDS[rule.kind], rule.nth, rule.stream): rule for rule in rules}
         self._random = random.Random(seed)
-        self._seen: dict[int, int] = {}
+        self._seen: dict[tuple[int, int | None], int] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._sockets: list[socket.socket] = []
@@ -78,24 +76,26 @@ class Relay:
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
-            while True:
+            for stream in itertools.count():
                 near, _ = self._listener.accept()
                 far = socket.create_connection(("127.0.0.1", self._port))
                 for s in (near, far):
                     s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._sockets += [near, far]
-                self._start(self._pump, near, far)
-                self._start(self._pump, far, near)
+                self._start(self._pump, near, far, stream)
+                self._start(self._pump, far, near, stream)
 
-    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket, stream: int) -> None:
         held: list[bytes] = []
         with contextlib.suppress(OSError):
             while frame := receive_frame(source):
                 kind = HEAD.unpack_from(frame)[1]
                 with self._lock:
-                    nth = self._seen.get(kind, 0)
-                    self._seen[kind] = nth + 1
-                    rule = self._rules.get((kind, nth))
+                    rule = None
+                    for counted in (stream, None):
+                        nth = self._seen.get((kind, counted), 0)
+                        self._seen[kind, counted] = nth + 1
+                        rule = self._rules.get((kind, nth, counted), rule)
                 if rule is not None and rule.action == "reorder":
                     held.append(frame)
                     continue
@@ -117,9 +117,9 @@ class Relay:
         elif rule.action == "truncate":
             return [frame[: self._random.randrange(len(frame))]]
         elif rule.action == "corrupt":
-            # A bit of its head or body; payloads are neither signed nor summed by nano.
+            # A bit of its head or body; payloads have no check of nano's.
             changed = bytearray(frame)
-            body = HEAD.unpack_from(frame)[4]
+            body = HEAD.unpack_from(frame)[5]
             changed[self._random.randrange(min(len(frame), HEAD.size + body))] ^= 1 << self._random.randrange(8)
             return [bytes(changed)]
         elif rule.action == "cut":
@@ -127,23 +127,6 @@ class Relay:
         elif rule.action == "stall":
             self._closing.wait(30)  # as a link that is unplugged
         return [frame]
-
-
-def receive_frame(source: socket.socket) -> bytes:
-    """One whole frame with body and payload; empty at the end of the stream."""
-    head = receive(source, HEAD.size)
-    if len(head) < HEAD.size:
-        return head
-    _, kind, _, count, body, _, _, _, _, length, _, blocks = HEAD.unpack(head)
-    rest = body + ((blocks or count) * length + 8 if kind in PAYLOAD else 0)
-    return head + receive(source, rest)
-
-
-def receive(source: socket.socket, size: int) -> bytes:
-    out = bytearray()
-    while len(out) < size and (chunk := source.recv(min(size - len(out), 1 << 20))):
-        out += chunk
-    return bytes(out)
 
 
 def wait_until(condition: object, seconds: float) -> bool:

@@ -11,9 +11,7 @@ blocks, together.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import report
 import torch
+from graph_timing import copy_tbs, graph_us, matmul_tfs
 
 from nano.engine.kernels.attention import DecodeScratch, decode_attention, prefill_attention
 from nano.engine.kernels.rope import qk_norm_rope_write
@@ -94,33 +93,6 @@ class Step:
         assert error < 2e-2, f"relative error {error}"
 
 
-def graph_us(call: Callable[[], object], repeats: int) -> float:
-    """Median device time of a replay, microseconds."""
-    call()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    graph.replay()
-    times = []
-    for _ in range(repeats):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) * 1e3)
-    return statistics.median(times)
-
-
-def limits(repeats: int) -> tuple[float, float]:
-    """TB/s of a device copy, read and written; TF/s of a bf16 matrix product."""
-    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    a, b, product = (torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda") for _ in range(3))
-    copy = 2 * source.numel() / graph_us(lambda: target.copy_(source), repeats) / 1e6
-    return copy, 2 * 8192**3 / graph_us(lambda: torch.mm(a, b, out=product), repeats) / 1e6
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--heads", type=int, default=32)
@@ -131,14 +103,14 @@ def main() -> None:
     args = parser.parse_args()
     shape = Shape(args.heads, args.kv_heads, args.head_dim, args.block_size)
 
-    copy, matmul = limits(args.repeats)
+    copy, matmul = copy_tbs(), matmul_tfs()
 
     decodes = []
     for sequences, context in DECODE:
         step = Step(shape, sequences, context, 1)
         step.decode()
         step.check()
-        us = graph_us(step.decode, args.repeats) / step.layers
+        us = graph_us([step.decode], args.repeats) / step.layers
         rate = 4 * sequences * context * shape.kv_heads * shape.head_dim / us / 1e6
         decodes.append([f"{sequences} x {context}", us, rate, f"{rate / copy:.2f}"])
     prefills = []
@@ -146,7 +118,7 @@ def main() -> None:
         step = Step(shape, sequences, context, context)
         step.prefill()
         step.check()
-        us = graph_us(step.prefill, args.repeats) / step.layers
+        us = graph_us([step.prefill], args.repeats) / step.layers
         rate = 2 * shape.heads * shape.head_dim * sequences * context * (context + 1) / us / 1e6
         prefills.append([f"{sequences} x {context}", us, rate, f"{rate / matmul:.2f}"])
 
@@ -158,14 +130,14 @@ def main() -> None:
             attend = step.decode if queries == 1 else step.prefill
             attend()
             step.check()
-            times += [graph_us(call, args.repeats) / step.layers for call in (attend, step.write)]
+            times += [graph_us([call], args.repeats) / step.layers for call in (attend, step.write)]
         a, write, other_a, other_write = times
         ratios = f"{other_a / a:.2f}", f"{other_write / write:.2f}"
         both.append([f"{sequences} x {queries} of {context}", a, other_a, ratios[0], write, other_write, ratios[1]])
 
     print(
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}; copy {copy:.2f} TB/s (read and written), bf16 "
-        f"product {matmul:.0f} TF/s; {shape}; medians of {args.repeats}"
+        f"product {matmul:.0f} TF/s; {shape}; the best of {args.repeats}"
     )
     report.table(
         "decode, a layer",

@@ -2,16 +2,16 @@
 
     python bench/cuda/sampling.py [--vocab 151936] [--rows 1 16 64 256]
 
-Each is the median over replays of a CUDA graph, whose calls go round copies of the logits larger than the L2 cache. The
-answers are checked first: greedy against argmax, draws by seed against each other. Two sets of logits: `peaked`, as a
-trained model's (few tokens have most of the mass), and `flat`, as random weights give.
+Each is the best of some replays of a CUDA graph, whose calls go round copies of the logits larger than the L2 cache.
+The answers are checked first: greedy against argmax, draws by seed against each other. Two sets of logits: `peaked`,
+as a trained model's (few tokens have most of the mass), and `flat`, as random weights give.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import report
 import torch
+from graph_timing import L2_BYTES, graph_us
 
 from nano.engine.kernels.sampling import LogitBias, Logprobs, Penalties, Sampler, SamplingArrays
 
-L2_BYTES = 50 << 20
 DEVICE = torch.device("cuda")
 
 # name: temperature, top_p, top_k, min_p, extra
@@ -72,29 +72,9 @@ def extras(extra: str, rows: int, vocab: int) -> dict[str, Any]:
     return {}
 
 
-def microseconds(call: Any, inputs: list[torch.Tensor], repeats: int = 7) -> float:
-    """Median device time of one call, calls going round the inputs."""
-    calls = max(len(inputs), 8)
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for x in inputs[:2]:
-            call(x)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for i in range(calls):
-            call(inputs[i % len(inputs)])
-    graph.replay()
-    times = []
-    for _ in range(repeats):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) * 1e3 / calls)
-    return statistics.median(times)
+def microseconds(call: Any, inputs: list[torch.Tensor]) -> float:
+    """Device time of one call, calls going round the inputs."""
+    return graph_us([partial(call, inputs[i % len(inputs)]) for i in range(max(len(inputs), 8))], repeats=7)
 
 
 def measure(mode: str, kind: str, rows: int, vocab: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import select
 import socket
@@ -18,9 +19,9 @@ from nano.transfer import Endpoint, Peer, Region
 
 
 def open_region(endpoint: Endpoint, transport: str, name: str, seed: int) -> Region:
-    """NBYTES of noise: allocated memory, or, for cma, memory that somebody else allocated."""
+    """NBYTES of noise: allocated memory, or, for cma, pages that somebody else allocated."""
     if transport == "cma":
-        region = endpoint.register(np.empty(NBYTES, np.uint8), name)
+        region = endpoint.register(np.frombuffer(mmap.mmap(-1, NBYTES), np.uint8), name)
     else:
         region = endpoint.allocate(NBYTES, name)
     region.array[:] = np.random.default_rng(seed).integers(0, 256, NBYTES, dtype=np.uint8)

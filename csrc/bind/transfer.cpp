@@ -55,6 +55,7 @@ void bind_transfer(py::module_ m) {
   bind_operation(m);
   bind_region(m);
   bind_peer(m);
+  bind_verbs_options(m);
   bind_endpoint(m);
 
   m.def("streaming_copy_name", &streaming_copy_name, "The instruction set of the non-temporal copy on this CPU.");

@@ -58,6 +58,7 @@ std::shared_ptr<PyRegion> register_buffer(const std::shared_ptr<transfer::Endpoi
 void bind_region(py::module_& m);
 void bind_operation(py::module_& m);  // Transfer, Request
 void bind_peer(py::module_& m);
+void bind_verbs_options(py::module_& m);
 void bind_endpoint(py::module_& m);  // Endpoint, Event
 
 }  // namespace nano

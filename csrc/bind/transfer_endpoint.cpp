@@ -49,18 +49,23 @@ std::shared_ptr<Endpoint> make_endpoint(const std::string& name, const std::stri
                                         const std::optional<std::vector<std::string>>& names,
                                         const std::optional<py::bytes>& secret, bool insecure,
                                         const std::optional<std::vector<std::string>>& devices,
-                                        const std::optional<std::string>& advertise, double spin, double heartbeat,
-                                        double silence, const std::string& faults) {
+                                        const VerbsOptions& verbs, const std::optional<std::string>& advertise,
+                                        std::optional<int> streams, double spin, double heartbeat, double silence,
+                                        const std::string& faults) {
   Config config;
   config.name = name;
   config.host = host;
   config.port = port;
   if (names) config.transports = *names;
   if (devices) config.devices = *devices;
+  config.verbs = verbs;
   if (secret) config.secret = *secret;
   NANO_CHECK(!secret || !config.secret.empty(), Code::kInvalidInput, "Endpoint: secret must not be empty");
   config.insecure = insecure;
   config.advertise = advertise.value_or("");
+  NANO_CHECK(!streams || *streams > 0, Code::kInvalidInput, "Endpoint: streams must be in [1, ", kMaxStreams, "], got ",
+             streams.value_or(0));
+  config.streams = streams.value_or(0);
   config.spin_ns = nanoseconds(spin, "Endpoint: spin");
   config.heartbeat_ns = nanoseconds(heartbeat, "Endpoint: heartbeat");
   config.silence_ns = nanoseconds(silence, "Endpoint: silence");
@@ -122,18 +127,18 @@ void bind_endpoint(py::module_& m) {
   py::class_<Endpoint, std::shared_ptr<Endpoint>>(m, "Endpoint")
       .def(py::init([](const std::string& name, const std::string& host, int port,
                        const std::optional<std::vector<std::string>>& names, const std::optional<py::bytes>& secret,
-                       bool insecure, const std::optional<std::vector<std::string>>& devices,
-                       const std::optional<std::string>& advertise, double spin, double heartbeat, double silence,
-                       const std::string& faults) {
-             auto endpoint = make_endpoint(name, host, port, names, secret, insecure, devices, advertise, spin,
-                                           heartbeat, silence, faults);
+                       bool insecure, const std::optional<std::vector<std::string>>& devices, const VerbsOptions& verbs,
+                       const std::optional<std::string>& advertise, std::optional<int> streams, double spin,
+                       double heartbeat, double silence, const std::string& faults) {
+             auto endpoint = make_endpoint(name, host, port, names, secret, insecure, devices, verbs, advertise,
+                                           streams, spin, heartbeat, silence, faults);
              remember(endpoint);
              return endpoint;
            }),
            py::arg("name") = "", py::arg("host") = "127.0.0.1", py::arg("port") = 0, py::arg("transports") = py::none(),
            py::arg("secret") = py::none(), py::arg("insecure") = false, py::kw_only(), py::arg("devices") = py::none(),
-           py::arg("advertise") = py::none(), py::arg("spin") = 50e-6, py::arg("heartbeat") = 1.0,
-           py::arg("silence") = 10.0, py::arg("_faults") = "")
+           py::arg("verbs") = VerbsOptions(), py::arg("advertise") = py::none(), py::arg("streams") = py::none(),
+           py::arg("spin") = 50e-6, py::arg("heartbeat") = 1.0, py::arg("silence") = 10.0, py::arg("_faults") = "")
       .def_property_readonly("name", &Endpoint::name)
       .def_property_readonly("port", &Endpoint::port)
       .def_property_readonly("closed", &Endpoint::closed)

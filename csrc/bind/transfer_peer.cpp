@@ -105,6 +105,7 @@ void bind_peer(py::module_& m) {
       .def_property_readonly("name", &Connection::peer_name)
       .def_property_readonly("transport", &Connection::transport)
       .def_property_readonly("transports", &Connection::transports)
+      .def_property_readonly("streams", &Connection::streams)
       .def_property_readonly("closed", &Connection::dead);
 
   const auto def_write = [&](const char* name, const auto& function, const auto&... more) {

@@ -164,17 +164,6 @@ bool Landing::land(Status& status, std::uint32_t& bad) {
   return complete;
 }
 
-bool Landing::land_blocks(std::uint32_t i, std::uint32_t first, std::uint32_t blocks) {
-  if (!tag_ || tag_->gate.closed()) return false;
-  const Tag::Run part{runs_[i].place + first * length_, runs_[i].first + first, blocks};
-  const std::span<Tag::Claim> claims(claims_.data() + claims_at_[i] + first, blocks);
-  Status status = Status::kOk;
-  std::uint32_t bad = 0;
-  const bool complete = tag_->land({&part, 1}, claims, status, bad);
-  std::ranges::fill(claims, Tag::Claim::kLanded);
-  return complete;
-}
-
 void Landing::release() {
   if (tag_) tag_->release({runs_.data(), count_}, claims_);
   tag_.reset();

@@ -54,8 +54,6 @@ class Landing final : public Intake {
   std::uint32_t count() const { return count_; }
   // The bytes are in. True: this completed the tag.
   bool land(Status& status, std::uint32_t& bad);
-  // The bytes of these blocks of piece i alone are in. True: this completed the tag.
-  bool land_blocks(std::uint32_t i, std::uint32_t first, std::uint32_t blocks);
   // They will not be.
   void release();
   std::uint64_t tag() const { return tag_ ? tag_->id() : 0; }

@@ -17,33 +17,20 @@ constexpr std::uint64_t kInlineSend = 64 << 10;  // an operation up to this is s
 
 }  // namespace
 
-bool ReadIntake::enter() {
-  if (!op_->gate.enter()) return false;
-  if (op_->local->gate.enter()) return true;
-  op_->gate.leave();
-  return false;
-}
-
-void ReadIntake::leave() {
-  op_->local->gate.leave();
-  op_->gate.leave();
-}
-
 Connection::Connection(std::shared_ptr<Core> core, std::uint64_t id, Fd socket, Role role, bool local,
                        std::vector<std::string> transports)
     : core_(std::move(core)),
       id_(id),
       role_(role),
       local_(local),
-      socket_(std::move(socket)),
       names_(std::move(transports)),
-      stream_(local ? "unix" : "tcp", outbox_),
-      transport_(stream_.name()),
-      heard_(boot_ns()),
-      inbox_(local),
-      born_(heard_),
+      path_(local ? "unix" : "tcp", streams_),
+      transport_(path_.name()),
+      born_(boot_ns()),
       ticked_(born_),
-      pinged_(born_) {}
+      pinged_(born_) {
+  streams_.add(std::make_unique<Stream>(*this, 0, std::move(socket), local, born_)).attached = true;
+}
 
 std::string Connection::peer_name() const {
   std::lock_guard lock(mutex_);
@@ -60,11 +47,11 @@ Error Connection::text(const Op& op, Code code, const std::string& reason) const
                          describe(), op.tag != 0 ? cat(", tag ", op.tag) : "", ": ", reason));
 }
 
-void Connection::await_live(std::int64_t deadline) {
+std::uint32_t Connection::await_live(std::int64_t deadline) {
   std::unique_lock lock(mutex_);
   const auto limit = std::chrono::steady_clock::now() + std::chrono::nanoseconds(deadline - boot_ns());
   changed_.wait_until(lock, limit, [&] { return state_ == State::kLive || state_ == State::kDead; });
-  if (state_ == State::kLive) return;
+  if (state_ == State::kLive) return agreed_;
   if (why_) throw Error(*why_);
   std::string open;
   for (const Route& route : routes_) {
@@ -101,8 +88,8 @@ TransferPtr Connection::post(const OpPtr& op) {
       route_locked(op, finished);
       if (!op->ended) ops_.emplace(op->id, op);
     }
-    if (op->path == &stream_) {
-      if (op->bytes() <= kInlineSend && !blocked_) flush_locked(kInlineSend);
+    if (op->path == &path_) {
+      if (op->bytes() <= kInlineSend) flush_locked(kInlineSend);
       if (dirty_.load(std::memory_order_relaxed)) core_->waker.kick();
     }
     lock.unlock();
@@ -139,9 +126,9 @@ void Connection::route_locked(const OpPtr& op, Finished& finished) {
     if (!op->ended && op->path == route.path.get() && route.is(Route::State::kDeclined)) reroute(op);
     return;
   }
-  op->path = &stream_;
-  on_stream_.fetch_add(1, std::memory_order_relaxed);
-  stream_.submit(op, finished);
+  op->path = &path_;
+  on_path_.fetch_add(1, std::memory_order_relaxed);
+  path_.submit(op, finished);
   dirty_.store(true, std::memory_order_release);
 }
 
@@ -157,11 +144,8 @@ TransferPtr Connection::send(std::string_view message, std::int64_t deadline) {
     op->transfer = std::make_shared<Transfer>(weak_from_this());
     op->id = next_op_++;
     ops_.emplace(op->id, op);
-    Frame frame;
-    frame.kind = Kind::kMessage;
-    frame.op = op->id;
-    queue_locked(frame, message);
-    if (!blocked_) flush_locked(kInlineSend);
+    path_.send(op, message);
+    flush_locked(kInlineSend);
     if (dirty_.load(std::memory_order_relaxed)) core_->waker.kick();
   }
   core_->waker.mind(deadline);
@@ -234,7 +218,7 @@ void Connection::push_locked(Frame frame, std::string_view body, std::vector<Fd>
   Outgoing out;
   out.begin(frame, body);
   out.descriptors = std::move(descriptors);
-  outbox_.push(std::move(out));
+  streams_.main().outbox.push(std::move(out));
   dirty_.store(true, std::memory_order_release);
 }
 

@@ -1,6 +1,8 @@
 // One connection to one peer: the socket, the handshake, the operations under way, and the paths that carry them.
 #pragma once
 
+#include <sys/epoll.h>
+
 #include <atomic>
 #include <condition_variable>
 #include <deque>
@@ -12,36 +14,20 @@
 #include "transfer/alarm.h"
 #include "transfer/core.h"
 #include "transfer/greeting.h"
-#include "transfer/inbox.h"
-#include "transfer/outbox.h"
 #include "transfer/path.h"
+#include "transfer/stream.h"
 #include "transfer/stream_path.h"
 
 namespace nano::transfer {
 
-// The destination of a read's answer.
-class ReadIntake final : public Intake {
- public:
-  void begin(OpPtr op, std::size_t first) { op_ = std::move(op), first_ = first; }
-  const OpPtr& op() const { return op_; }
-  void reset() { op_.reset(); }
-  std::uint64_t size(std::uint32_t i) const override { return op_->bytes_of(op_->pieces[first_ + i]); }
-  Span span(std::uint32_t i, std::uint64_t offset) const override {
-    return {op_->local->data() + op_->pieces[first_ + i].local + offset, size(i) - offset};
-  }
-  bool enter() override;
-  void leave() override;
-  const cuda::DeviceMemory* device() const override { return op_->local->memory->device_memory().get(); }
-
- private:
-  OpPtr op_;
-  std::size_t first_ = 0;
+// A socket that a stranger wants to add to a connection.
+struct Attachment {
+  std::uint64_t connection;
+  std::uint32_t index;
+  Digest proof;
 };
 
-class Connection final : public Assist,
-                         public PathHost,
-                         public FrameHandler,
-                         public std::enable_shared_from_this<Connection> {
+class Connection final : public Assist, public PathHost, public std::enable_shared_from_this<Connection> {
  public:
   // local: a unix socket. transports: the names of those that may be offered.
   Connection(std::shared_ptr<Core> core, std::uint64_t id, Fd socket, Role role, bool local,
@@ -55,9 +41,14 @@ class Connection final : public Assist,
   std::vector<std::pair<std::string, std::string>> transports() const;
   bool dead() const { return dead_.load(std::memory_order_acquire); }
   bool greeted() const { return greeted_.load(std::memory_order_acquire); }
+  // Sockets that carry its operations.
+  std::size_t streams() const;
 
   // Any thread.
-  void await_live(std::int64_t deadline);
+  // Returns how many sockets both sides agreed on.
+  std::uint32_t await_live(std::int64_t deadline);
+  // Adds further ones, of the connector's, and waits until the other side has taken them.
+  void join(std::vector<Fd> sockets, std::int64_t deadline);
   TransferPtr post(const OpPtr& op);
   // Ends when the peer's endpoint has it.
   TransferPtr send(std::string_view message, std::int64_t deadline);
@@ -75,21 +66,28 @@ class Connection final : public Assist,
 
   // The worker alone.
   void start(const Fd& epoll);  // registers with it; the greeting may begin
-  void readable() { readable_.store(true, std::memory_order_release); }
+  void readable(std::size_t stream) { streams_[stream].readable.store(true, std::memory_order_release); }
   // The peer sends no more: the socket is read to its end, for that is announced once.
-  void hung_up() {
-    hung_up_.store(true, std::memory_order_relaxed);
-    readable();
+  void hung_up(std::size_t stream) {
+    streams_[stream].hung_up.store(true, std::memory_order_relaxed);
+    readable(stream);
   }
-  void writable();
+  void writable(std::size_t stream);
   bool progress();
-  static constexpr std::uint64_t kSocketEvents = 3, kBellEvents = 4;  // in the low bits of an epoll event's data
+  // An epoll event's data: what it is about, of which stream, of which connection.
+  static constexpr std::uint64_t kSocketEvents = 3, kBellEvents = 4;
+  static constexpr int kStreamShift = 3, kIdShift = 8;
+  static constexpr std::uint32_t kAllEvents = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
   // Deadlines and heartbeats. Returns when it wants to be called again.
   std::int64_t tick(std::int64_t now);
   bool arm();
   void disarm();
   // Frees what a dead connection holds.
   void retire();
+  // It is not a connection but another one's further socket.
+  const std::optional<Attachment>& attachment() const { return attachment_; }
+  // Moves its socket there, if the proof is right, and ends.
+  void attach_to(Connection* target);
 
   bool assist() override;
   bool assist_begin() override;
@@ -108,16 +106,18 @@ class Connection final : public Assist,
   void completed(std::uint64_t tag) override;
   void arrived(std::uint64_t tag, std::uint32_t imm) override;
   void log(const std::string& line) override;
-  pid_t peer_pid() const override { return local_ ? process_of(socket_) : 0; }
+  pid_t peer_pid() const override { return local_ ? process_of(streams_.main().socket) : 0; }
   void watch(int fd) override;
   void kick() override { core_->waker.kick(); }
 
-  std::uint32_t body_limit(const Frame& frame) const override;
-  bool on_frame(const Frame& frame, std::string_view body, Intake*& intake) override;
-  bool on_payload(const Frame& frame, bool valid, bool delivered) override;
+  // For its streams.
+  std::uint32_t body_limit(const Frame& frame) const;
+  bool on_frame(Stream& stream, const Frame& frame, std::string_view body, Intake*& intake);
+  bool on_payload(Stream& stream, const Frame& frame, bool valid, bool delivered);
+  bool next(Stream& stream, Outgoing& out) { return path_.next(stream, out); }
 
  private:
-  enum class State { kGreeting, kProving, kSyncing, kLive, kDead };
+  enum class State { kGreeting, kProving, kAttaching, kSyncing, kLive, kDead };
 
   // One of the connector's offers, in its order; after them, what is reported as not in use.
   struct Route {
@@ -132,14 +132,18 @@ class Connection final : public Assist,
   bool on_hello(std::string_view body);
   bool on_challenge(std::string_view body);
   bool on_proof(std::string_view body);
-  bool on_ready();
+  bool on_ready(const Frame& frame);
+  bool on_attach(const Frame& frame, std::string_view body);
+  bool on_attached(Stream& stream);
+  bool on_greeting(const Frame& frame, std::string_view body, State state);
+  bool on_question(Stream& stream, const Frame& frame, std::string_view body, Intake*& intake);
   bool on_path(const Frame& frame, std::string_view body);
   bool on_region(const Frame& frame, std::string_view body);
-  bool on_message(const Frame& frame, std::string_view body);
-  bool on_write(const Frame& frame, std::string_view body, Intake*& intake);
-  bool on_read(const Frame& frame, std::string_view body);
-  bool on_data(const Frame& frame, Intake*& intake);
-  bool on_ack(const Frame& frame);
+  bool on_write(Stream& stream, const Frame& frame, std::string_view body, Intake*& intake);
+  bool on_read(Stream& stream, const Frame& frame, std::string_view body);
+  bool on_data(Stream& stream, const Frame& frame, Intake*& intake);
+  bool on_ack(Stream& stream, const Frame& frame);
+  void answer(Stream& stream, const Frame& question, Status status, std::uint32_t bad);
   bool on_refusal(std::string_view body);
   bool refuse_greeting(Code code, const std::string& text);
 
@@ -153,8 +157,16 @@ class Connection final : public Assist,
   void settle_locked();
   void route_locked(const OpPtr& op, Finished& finished);
 
+  std::uint8_t wanted_streams() const;
+  bool admits(const Attachment& attachment) const;
+  void join_new();
+  Stream& add_stream(Fd socket);
+  void watch_stream(Stream& stream, int how, std::uint32_t events);
+  bool readable() const;
+
   void admit_early();
-  bool receive();
+  bool receive(bool all);
+  std::optional<Error> receive(Stream& stream, bool& moved);
   void listen_for(std::uint32_t events);
   void queue(const Frame& frame, std::string_view body = {});
   void queue_locked(const Frame& frame, std::string_view body = {});
@@ -169,7 +181,6 @@ class Connection final : public Assist,
   const std::uint64_t id_;
   const Role role_;
   const bool local_;
-  Fd socket_;
   std::vector<std::string> names_;                        // of the transports that may be offered
   std::vector<std::pair<std::string, std::string>> not_;  // those that are not, and why
 
@@ -179,15 +190,16 @@ class Connection final : public Assist,
   std::atomic<bool> dead_{false}, greeted_{false};
   std::optional<Error> why_;
   std::string peer_name_;
-  Outbox outbox_;
-  bool blocked_ = false;            // the socket took no more
-  std::atomic<bool> dirty_{false};  // the outbox has something the socket may take
+  Streams streams_;
+  std::atomic<bool> dirty_{false};  // a socket may take something
+  std::vector<Fd> joining_;         // sockets that are to become streams
+  std::atomic<bool> joining_any_{false};
   std::unordered_map<std::uint64_t, OpPtr> ops_;
   std::uint64_t next_op_ = 1;
-  StreamPath stream_;
-  std::atomic<int> on_stream_{0};  // operations under way there
-  std::deque<Route> routes_;       // made by the worker, once, under the mutex
-  std::deque<OpPtr> early_;        // what their streams are to do before has not been done
+  StreamPath path_;              // the streams'
+  std::atomic<int> on_path_{0};  // operations under way there
+  std::deque<Route> routes_;     // made by the worker, once, under the mutex
+  std::deque<OpPtr> early_;      // what their streams are to do before has not been done
   std::atomic<bool> early_any_{false};
   std::unique_ptr<Alarm> alarm_;  // for looks at those
   std::vector<OpPtr> homeless_;   // their path was declined
@@ -199,17 +211,12 @@ class Connection final : public Assist,
   std::atomic_flag turn_;
   int waiters_ = 0;  // of those threads, that read the socket; under the mutex
   int epoll_ = -1;   // the worker's, which looks for input only while no thread waits
-  std::atomic<bool> readable_{true}, hung_up_{false};
-  std::atomic<std::int64_t> heard_;
-  Inbox inbox_;
   Hello hello_;
   Challenge challenge_;
-  Landing landing_;
-  Status landing_status_ = Status::kOk;
-  std::uint32_t landing_bad_ = 0;
-  ReadIntake reading_;
-  std::vector<Tag::Run> runs_;
-  bool landed_all_ = true;  // of the write whose chunks are coming
+  std::uint32_t agreed_ = 1;   // sockets, at most; under the mutex
+  std::uint32_t taken_ = 1;    // of them, by their index, one bit each
+  std::uint64_t peer_id_ = 0;  // the acceptor's number of the connection
+  std::optional<Attachment> attachment_;
 
   // The worker alone.
   std::int64_t born_, ticked_, pinged_;

@@ -89,13 +89,15 @@ void Connection::sever(Code code, const std::string& reason, bool quiet) {
     }
     state_ = State::kDead;
     why_ = Error(code, cat(who, ": ", reason));
+    path_.close();
+    for (const auto& stream : streams_) stream->clear();
     std::vector<OpPtr> ops;
     for (const auto& [id, op] : ops_) ops.push_back(op);
     for (const OpPtr& op : ops) end(op, text(*op, code, reason), finished);
     early_.clear();
     early_any_.store(false, std::memory_order_release);
-    outbox_.clear();
-    ::shutdown(socket_.get(), SHUT_RDWR);
+    joining_.clear();
+    for (const auto& stream : streams_) ::shutdown(stream->socket.get(), SHUT_RDWR);
     dead_.store(true, std::memory_order_release);
     changed_.notify_all();
   }
@@ -131,7 +133,7 @@ void Connection::end(const OpPtr& op, std::optional<Error> error, Finished& fini
   op->ended = true;
   op->gate.close();
   if (error && op->path) op->path->abandon(*op);
-  if (op->path == &stream_) on_stream_.fetch_sub(1, std::memory_order_relaxed);
+  if (op->path == &path_) on_path_.fetch_sub(1, std::memory_order_relaxed);
   ops_.erase(op->id);
   finished.add(op, std::move(error));
 }

@@ -9,14 +9,15 @@ namespace {
 
 constexpr std::size_t kMaxQueued = 4096;
 
-// Cuts the runs out of a kWrite's or kRead's body; false when it is malformed.
-bool read_runs(const Frame& frame, std::string_view body, std::vector<Tag::Run>& runs, std::uint32_t& blocks) {
-  if (frame.count == 0 || frame.count > kChunkPieces || body.size() != frame.count * sizeof(Place) ||
-      frame.length == 0 || frame.length > kMaxLength) {
+// Cuts the runs out of a kWrite's or kRead's body; false when it is malformed. reach: of the block that a part is of.
+bool read_runs(const Frame& frame, std::string_view body, std::vector<Tag::Run>& runs, std::uint64_t& reach) {
+  const bool part = (frame.flags & kPart) != 0;
+  if (frame.count == 0 || frame.count > kChunkPieces || frame.length == 0 || frame.length > kMaxLength ||
+      body.size() != frame.count * sizeof(Place) + (part ? sizeof(reach) : 0)) {
     return false;
   }
   runs.resize(frame.count);
-  blocks = 0;
+  std::uint32_t blocks = 0;
   for (std::uint32_t i = 0; i < frame.count; ++i) {
     Place place;
     std::memcpy(&place, body.data() + i * sizeof(Place), sizeof(Place));
@@ -24,7 +25,11 @@ bool read_runs(const Frame& frame, std::string_view body, std::vector<Tag::Run>&
     runs[i] = {place.offset, place.piece, place.run};
     blocks += place.run;
   }
-  return true;
+  if (blocks != frame.blocks) return false;
+  reach = 0;
+  if (!part) return true;
+  std::memcpy(&reach, body.data() + sizeof(Place), sizeof(reach));
+  return blocks == 1 && frame.tag == 0 && reach >= frame.length;
 }
 
 }  // namespace
@@ -37,38 +42,29 @@ std::uint32_t Connection::body_limit(const Frame& frame) const {
   return std::uint32_t{kChunkPieces * sizeof(Place)};
 }
 
-bool Connection::on_frame(const Frame& frame, std::string_view body, Intake*& intake) {
+bool Connection::on_frame(Stream& stream, const Frame& frame, std::string_view body, Intake*& intake) {
   State state;
+  bool attached;
   {
     std::lock_guard lock(mutex_);
     state = state_;
+    attached = stream.attached;
   }
   if (state == State::kDead) return true;
-  const bool connector = role_ == Role::kConnector;
+  if (!attached) return frame.kind == Kind::kAttached && on_attached(stream);
+  const bool connector = role_ == Role::kConnector, main = stream.index == 0;
+  const bool ready = state == State::kSyncing || state == State::kLive;
   switch (frame.kind) {
-    case Kind::kHello:
-      return state == State::kGreeting && !connector && on_hello(body);
-    case Kind::kChallenge:
-      return state == State::kGreeting && connector && on_challenge(body);
-    case Kind::kProof:
-      return state == State::kProving && !connector && on_proof(body);
-    case Kind::kReady:
-      return state == State::kProving && connector && on_ready();
-    case Kind::kRefuse:
-      return state < State::kSyncing && connector && on_refusal(body);
-    default:
-      break;
-  }
-  // The acceptor's paths and regions come before the connector hears that it is ready.
-  if (state == State::kSyncing || state == State::kLive || (connector && state == State::kProving)) {
-    if (frame.kind == Kind::kPath || frame.kind == Kind::kDecline) return on_path(frame, body);
-    if (frame.kind == Kind::kRegion || frame.kind == Kind::kGone) return on_region(frame, body);
-  }
-  if (state != State::kSyncing && state != State::kLive) return false;
-  switch (frame.kind) {
+    case Kind::kPath:
+    case Kind::kDecline:
+    case Kind::kRegion:
+    case Kind::kGone:
+      // The acceptor's paths and regions come before the connector hears that it is ready.
+      if (!main || !(ready || (connector && state == State::kProving))) return false;
+      return frame.kind == Kind::kPath || frame.kind == Kind::kDecline ? on_path(frame, body) : on_region(frame, body);
     case Kind::kSync:
     case Kind::kSynced: {
-      if (connector != (frame.kind == Kind::kSynced) || state != State::kSyncing) return false;
+      if (!main || connector != (frame.kind == Kind::kSynced) || state != State::kSyncing) return false;
       std::lock_guard lock(mutex_);
       if (synced_) return false;
       synced_ = true;
@@ -76,161 +72,170 @@ bool Connection::on_frame(const Frame& frame, std::string_view body, Intake*& in
       return true;
     }
     case Kind::kPing:
-      return true;
+      return ready;
     case Kind::kMessage:
-      return on_message(frame, body);
     case Kind::kWrite:
-      return on_write(frame, body, intake);
     case Kind::kRead:
-      return on_read(frame, body);
+    case Kind::kImmediate:
+      return ready && frame.chunk == stream.expected++ && on_question(stream, frame, body, intake);
     case Kind::kData:
-      return on_data(frame, intake);
+      return ready && on_data(stream, frame, intake);
     case Kind::kAck:
-      return on_ack(frame);
+      return ready && on_ack(stream, frame);
     default:
-      return false;
+      return main && on_greeting(frame, body, state);
   }
 }
 
-bool Connection::on_message(const Frame& frame, std::string_view body) {
-  if (!core_->events.push({EventKind::kMessage, shared_from_this(), 0, std::string(body)})) return false;
+bool Connection::on_question(Stream& stream, const Frame& frame, std::string_view body, Intake*& intake) {
+  switch (frame.kind) {
+    case Kind::kWrite:
+      return on_write(stream, frame, body, intake);
+    case Kind::kRead:
+      return on_read(stream, frame, body);
+    case Kind::kMessage:
+      if (stream.index != 0) return false;
+      if (!core_->events.push({EventKind::kMessage, shared_from_this(), 0, std::string(body)})) return false;
+      break;
+    default:
+      arrived(frame.tag, frame.status);
+  }
+  answer(stream, frame, Status::kOk, 0);
+  return true;
+}
+
+void Connection::answer(Stream& stream, const Frame& question, Status status, std::uint32_t bad) {
   Frame ack;
   ack.kind = Kind::kAck;
-  ack.op = frame.op;
-  queue(ack);
+  ack.op = question.op;
+  ack.chunk = question.chunk;
+  ack.status = static_cast<std::uint32_t>(status);
+  ack.blocks = bad;
+  std::lock_guard lock(mutex_);
+  stream.outbox.push(ack);
+  dirty_.store(true, std::memory_order_release);
+}
+
+bool Connection::on_write(Stream& stream, const Frame& frame, std::string_view body, Intake*& intake) {
+  std::uint64_t reach = 0;
+  if (!read_runs(frame, body, stream.runs, reach)) return false;
+  const RegionPtr whole = reach > 0 ? core_->catalog.find(frame.region) : nullptr;
+  stream.landing_bad = 0;
+  if (whole && !whole->holds(stream.runs[0].place, reach)) {
+    stream.landing_status = Status::kOutOfBounds;
+    return true;
+  }
+  stream.landing_status =
+      stream.landing.admit(core_->catalog, frame.tag, frame.region, frame.length, stream.runs, stream.landing_bad);
+  if (stream.landing_status == Status::kOk) intake = &stream.landing;
   return true;
 }
 
-bool Connection::on_write(const Frame& frame, std::string_view body, Intake*& intake) {
-  std::uint32_t blocks = 0;
-  if (!read_runs(frame, body, runs_, blocks) || blocks != frame.blocks) return false;
-  if (frame.first == 0) landed_all_ = true;
-  landing_status_ = landing_.admit(core_->catalog, frame.tag, frame.region, frame.length, runs_, landing_bad_);
-  if (landing_status_ == Status::kOk) intake = &landing_;
-  return true;
-}
-
-bool Connection::on_payload(const Frame& frame, bool valid, bool delivered) {
-  Finished finished;
+bool Connection::on_payload(Stream& stream, const Frame& frame, bool valid, bool delivered) {
   if (frame.kind == Kind::kData) {
+    Finished finished;
     std::lock_guard lock(mutex_);
-    stream_.answered();
+    stream.reading.reset();
+    if (stream.questions.empty()) return true;  // the connection ended meanwhile
+    const Question question = stream.answered();
     dirty_.store(true, std::memory_order_release);
-    const OpPtr op = reading_.op();
-    reading_.reset();
+    const OpPtr& op = question.op;
     if (!op || op->ended) return true;
     if (!valid) {
       end(op, text(*op, Code::kClosed, "the region was closed there"), finished);
     } else if (!delivered) {
       end(op, text(*op, Code::kClosed, cat("region ", op->local->name, " was closed")), finished);
-    } else {
-      confirm(op, frame.count, finished);
+    } else if (path_.landed(op, question.bytes)) {
+      end(op, std::nullopt, finished);
     }
     return true;
   }
-  Frame ack;
-  ack.kind = Kind::kAck;
-  ack.op = frame.op;
-  ack.first = frame.first;
-  ack.count = frame.count;
-  if (landing_status_ == Status::kOk) {
+  Status& status = stream.landing_status;
+  if (status == Status::kOk) {
     if (!valid) {
-      landing_status_ = Status::kWithdrawn;
+      status = Status::kWithdrawn;
     } else if (!delivered) {
-      landing_status_ = frame.tag != 0 ? Status::kUnknownTag : Status::kUnknownRegion;
-    } else if (landing_.land(landing_status_, landing_bad_)) {
+      status = frame.tag != 0 ? Status::kUnknownTag : Status::kUnknownRegion;
+    } else if (stream.landing.land(status, stream.landing_bad)) {
       completed(frame.tag);
     }
   }
-  landing_.release();
-  landed_all_ &= landing_status_ == Status::kOk;
-  if ((frame.flags & kHasImmediate) != 0 && landed_all_) arrived(frame.tag, frame.status);
-  ack.status = static_cast<std::uint32_t>(landing_status_);
-  ack.blocks = landing_bad_;
-  queue(ack);
+  stream.landing.release();
+  if ((frame.flags & kHasImmediate) != 0 && status == Status::kOk) arrived(frame.tag, frame.status);
+  answer(stream, frame, status, stream.landing_bad);
   return true;
 }
 
-bool Connection::on_read(const Frame& frame, std::string_view body) {
-  std::uint32_t blocks = 0;
-  if (!read_runs(frame, body, runs_, blocks)) return false;
+bool Connection::on_read(Stream& stream, const Frame& frame, std::string_view body) {
+  std::uint64_t reach = 0;
+  if (!read_runs(frame, body, stream.runs, reach)) return false;
   Status status = Status::kOk;
   std::uint32_t bad = 0;
   const RegionPtr region = core_->catalog.find(frame.region);
   if (!region) status = Status::kUnknownRegion;
   for (std::uint32_t i = 0; status == Status::kOk && i < frame.count; ++i) {
-    if (!region->holds(runs_[i].place, runs_[i].count * frame.length)) {
+    const Tag::Run& run = stream.runs[i];
+    if (!region->holds(run.place, std::max(run.count * frame.length, reach))) {
       status = Status::kOutOfBounds;
     } else {
-      bad += runs_[i].count;
+      bad += run.count;
     }
   }
-  Frame answer;
-  answer.op = frame.op;
-  answer.first = frame.first;
-  answer.count = frame.count;
-  answer.length = frame.length;
-  std::lock_guard lock(mutex_);
-  if (outbox_.queued() >= kMaxQueued) return false;  // it asks without reading the answers
-  if (status == Status::kOk) {
-    answer.kind = Kind::kData;
-    answer.blocks = blocks;
-    Outgoing outgoing;
-    outgoing.begin(answer);
-    outgoing.source = region;
-    for (const Tag::Run& run : runs_) outgoing.add(run.place, run.count * frame.length);
-    outbox_.push(std::move(outgoing));
-    dirty_.store(true, std::memory_order_release);
-  } else {
-    answer.kind = Kind::kAck;
-    answer.flags = kAnswersRead;
-    answer.status = static_cast<std::uint32_t>(status);
-    answer.blocks = bad;
-    queue_locked(answer);
-  }
-  return true;
-}
-
-bool Connection::on_data(const Frame& frame, Intake*& intake) {
-  std::lock_guard lock(mutex_);
-  const auto at = ops_.find(frame.op);
-  if (at == ops_.end()) return true;  // it timed out meanwhile: drop the bytes
-  const OpPtr& op = at->second;
-  // Answers come in the order of the questions; the places are this side's own.
-  if (op->opcode != Opcode::kRead || frame.first != op->confirmed || frame.length != op->length ||
-      frame.count > op->posted - op->confirmed) {
-    return false;
-  }
-  std::uint64_t blocks = 0;
-  for (std::uint32_t i = 0; i < frame.count; ++i) blocks += op->pieces[op->confirmed + i].run;
-  if (blocks != frame.blocks) return false;
-  reading_.begin(op, op->confirmed);
-  intake = &reading_;
-  return true;
-}
-
-bool Connection::on_ack(const Frame& frame) {
-  Finished finished;
-  std::lock_guard lock(mutex_);
-  if ((frame.flags & kAnswersRead) != 0) {
-    stream_.answered();
-    dirty_.store(true, std::memory_order_release);
-  }
-  const auto at = ops_.find(frame.op);
-  if (at == ops_.end()) return true;
-  const OpPtr op = at->second;
-  if (op->opcode == Opcode::kMessage) {
-    end(op, std::nullopt, finished);
+  if (status != Status::kOk) {
+    answer(stream, frame, status, bad);
     return true;
   }
-  if (frame.first > op->posted || frame.count > op->posted - frame.first || frame.count == 0) return false;
+  Frame data;
+  data.kind = Kind::kData;
+  data.op = frame.op;
+  data.chunk = frame.chunk;
+  data.count = frame.count;
+  data.length = frame.length;
+  data.blocks = frame.blocks;
+  Outgoing outgoing;
+  outgoing.begin(data);
+  outgoing.source = region;
+  for (const Tag::Run& run : stream.runs) outgoing.add(run.place, run.count * frame.length);
+  std::lock_guard lock(mutex_);
+  if (stream.outbox.queued() >= kMaxQueued) return false;  // it asks without reading the answers
+  stream.outbox.push(std::move(outgoing));
+  dirty_.store(true, std::memory_order_release);
+  return true;
+}
+
+bool Connection::on_data(Stream& stream, const Frame& frame, Intake*& intake) {
+  std::lock_guard lock(mutex_);
+  if (stream.questions.empty()) return state_ == State::kDead;
+  const Question& oldest = stream.questions.front();
+  // Answers come in the order of the questions; the places are this side's own.
+  if (oldest.kind != Kind::kRead || frame.chunk != oldest.chunk || frame.length != oldest.length ||
+      frame.count != oldest.count || frame.blocks != oldest.blocks) {
+    return false;
+  }
+  if (!oldest.op || oldest.op->ended) return true;  // it timed out meanwhile: drop the bytes
+  stream.reading.begin(oldest.op, oldest.first, oldest.offset, oldest.part);
+  intake = &stream.reading;
+  return true;
+}
+
+bool Connection::on_ack(Stream& stream, const Frame& frame) {
+  Finished finished;
+  std::lock_guard lock(mutex_);
+  if (stream.questions.empty()) return state_ == State::kDead;
   const auto status = static_cast<Status>(std::min(frame.status, static_cast<std::uint32_t>(Status::kCount)));
+  const Question& oldest = stream.questions.front();
+  const bool chunk = oldest.kind == Kind::kWrite || oldest.kind == Kind::kRead;
+  if (frame.chunk != oldest.chunk) return false;
+  // A read that goes well is answered with data; what is no chunk cannot go badly.
+  if (status == Status::kOk ? oldest.kind == Kind::kRead : !chunk) return false;
+  const Question question = stream.answered();
+  dirty_.store(true, std::memory_order_release);
+  const OpPtr& op = question.op;
+  if (!op || op->ended) return true;
   if (status != Status::kOk) {
-    refuse(op, status, frame.first, frame.blocks, finished);
-  } else if (op->opcode != Opcode::kWrite || frame.first != op->confirmed) {
-    return false;  // answers come in the order of the chunks, each once
-  } else {
-    confirm(op, frame.count, finished);
+    refuse(op, status, question.first, frame.blocks, finished);
+  } else if (!chunk || path_.landed(op, question.bytes)) {
+    end(op, std::nullopt, finished);
   }
   return true;
 }

@@ -1,8 +1,30 @@
 // A connection's handshake, from both sides.
+#include <algorithm>
+
 #include "base/error.h"
 #include "transfer/connection.h"
 
 namespace nano::transfer {
+
+bool Connection::on_greeting(const Frame& frame, std::string_view body, State state) {
+  const bool connector = role_ == Role::kConnector;
+  switch (frame.kind) {
+    case Kind::kHello:
+      return state == State::kGreeting && !connector && on_hello(body);
+    case Kind::kAttach:
+      return state == State::kGreeting && !connector && !local_ && on_attach(frame, body);
+    case Kind::kChallenge:
+      return state == State::kGreeting && connector && on_challenge(body);
+    case Kind::kProof:
+      return state == State::kProving && !connector && on_proof(body);
+    case Kind::kReady:
+      return state == State::kProving && connector && on_ready(frame);
+    case Kind::kRefuse:
+      return state < State::kSyncing && connector && on_refusal(body);
+    default:
+      return false;
+  }
+}
 
 bool Connection::refuse_greeting(Code code, const std::string& reason) {
   Frame frame;
@@ -42,14 +64,19 @@ bool Connection::on_hello(std::string_view body) {
   }
   const std::string& secret = core_->config.secret;
   // Another user of this host is a stranger, unless it proves that it knows the secret.
-  if (local_ && secret.empty() && !same_user(socket_)) {
+  if (local_ && secret.empty() && !same_user(streams_.main().socket)) {
     return refuse_greeting(Code::kRefused, "another user's process, and there is no secret");
   }
   if (!secret.empty() && !hello_.secret) return refuse_greeting(Code::kRefused, "a secret is required");
   challenge_.name = core_->config.name;
   challenge_.nonce = random_bytes(32);
   challenge_.secret = !secret.empty();
+  challenge_.streams = wanted_streams();
   challenge_.offers = make_offers();
+  {
+    std::lock_guard lock(mutex_);
+    agreed_ = std::min(hello_.streams, challenge_.streams);
+  }
   const Digest proof = prove(Role::kAcceptor, secret, hello_, challenge_);
   BodyWriter out;
   out.text(encode(challenge_)).put(proof);
@@ -71,6 +98,7 @@ bool Connection::on_challenge(std::string_view body) {
   {
     std::lock_guard lock(mutex_);
     peer_name_ = challenge_.name;
+    agreed_ = std::min(hello_.streams, challenge_.streams);
     state_ = State::kProving;
   }
   if (!secret.empty() &&
@@ -105,11 +133,13 @@ bool Connection::on_proof(std::string_view body) {
   announce_all();
   Frame frame;
   frame.kind = Kind::kReady;
+  frame.op = id_;
   queue(frame);
   return true;
 }
 
-bool Connection::on_ready() {
+bool Connection::on_ready(const Frame& frame) {
+  peer_id_ = frame.op;
   {
     std::lock_guard lock(mutex_);
     if (state_ == State::kDead) return true;
@@ -117,9 +147,9 @@ bool Connection::on_ready() {
   }
   greeted_.store(true, std::memory_order_release);
   announce_all();
-  Frame frame;
-  frame.kind = Kind::kSync;
-  queue(frame);
+  Frame sync;
+  sync.kind = Kind::kSync;
+  queue(sync);
   return true;
 }
 

@@ -24,7 +24,7 @@ std::vector<std::pair<std::string, std::string>> Connection::transports() const 
     out.emplace_back(route.name, route.is(Route::State::kOpen) ? "has not settled" : route.reason);
   }
   out.insert(out.end(), not_.begin(), not_.end());
-  out.emplace_back(stream_.name(), "");
+  out.emplace_back(path_.name(), "");
   return out;
 }
 
@@ -100,7 +100,7 @@ void Connection::send(Path& path, std::string_view body, std::vector<Fd> descrip
   Frame frame;
   frame.kind = Kind::kPath;
   frame.op = index_of(path);
-  frame.count = static_cast<std::uint32_t>(descriptors.size());
+  frame.count = static_cast<std::uint16_t>(descriptors.size());
   push_locked(frame, body, std::move(descriptors));
   core_->waker.kick();
 }
@@ -152,7 +152,7 @@ void Connection::settle_locked() {
     if (fastest || !route.is(Route::State::kUsable) || !route.path->moves_host_memory()) continue;
     fastest = route.path->name();
   }
-  transport_.store(fastest ? fastest : stream_.name(), std::memory_order_release);
+  transport_.store(fastest ? fastest : path_.name(), std::memory_order_release);
   if (open || !synced_ || state_ != State::kSyncing) return;
   state_ = State::kLive;
   if (role_ == Role::kAcceptor) {
@@ -168,7 +168,7 @@ bool Connection::on_path(const Frame& frame, std::string_view body) {
   std::vector<Fd> descriptors;
   if (frame.count > kMaxDescriptors) return false;
   for (std::uint32_t i = 0; i < frame.count; ++i) {
-    descriptors.push_back(inbox_.take_descriptor());
+    descriptors.push_back(streams_.main().inbox.take_descriptor());
     if (!descriptors.back()) return false;
   }
   std::lock_guard lock(mutex_);
@@ -217,7 +217,7 @@ void Connection::announce_locked(const Region& region, std::size_t index) {
   frame.kind = Kind::kRegion;
   frame.op = index;
   frame.region = region.key;
-  frame.count = static_cast<std::uint32_t>(announcement->descriptors.size());
+  frame.count = static_cast<std::uint16_t>(announcement->descriptors.size());
   push_locked(frame, announcement->body, std::move(announcement->descriptors));
   core_->waker.kick();
 }
@@ -227,7 +227,7 @@ bool Connection::on_region(const Frame& frame, std::string_view body) {
   if (frame.kind == Kind::kRegion) {
     if (frame.count > kMaxDescriptors) return false;
     for (std::uint32_t i = 0; i < frame.count; ++i) {
-      descriptors.push_back(inbox_.take_descriptor());
+      descriptors.push_back(streams_.main().inbox.take_descriptor());
       if (!descriptors.back()) return false;
     }
   }
@@ -259,7 +259,7 @@ void Connection::watch(int fd) {
   if (epoll_ < 0) return;
   epoll_event event{};
   event.events = EPOLLIN | EPOLLET;
-  event.data.u64 = id_ << 3 | kBellEvents;
+  event.data.u64 = id_ << kIdShift | kBellEvents;
   NANO_CHECK(epoll_ctl(epoll_, EPOLL_CTL_ADD, fd, &event) == 0 || errno == EEXIST, Code::kSystem,
              "connection: epoll: ", errno_text(errno));
 }

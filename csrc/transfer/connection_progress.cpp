@@ -18,34 +18,32 @@ constexpr std::size_t kFlushBudget = 2 << 20;
 }  // namespace
 
 void Connection::start(const Fd& epoll) {
-  epoll_event event{};
-  event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
-  event.data.u64 = id_ << 3 | kSocketEvents;
-  NANO_CHECK(epoll_ctl(epoll.get(), EPOLL_CTL_ADD, socket_.get(), &event) == 0, Code::kSystem,
-             "connection: epoll: ", errno_text(errno));
   {
     std::lock_guard lock(mutex_);
     epoll_ = epoll.get();
   }
+  watch_stream(streams_.main(), EPOLL_CTL_ADD, kAllEvents);
   if (role_ != Role::kConnector) return;
   hello_.name = core_->config.name;
   hello_.nonce = random_bytes(32);
   hello_.secret = !core_->config.secret.empty();
+  hello_.streams = wanted_streams();
   hello_.offers = make_offers();
   Frame frame;
   frame.kind = Kind::kHello;
   queue(frame, encode(hello_));
 }
 
-void Connection::writable() {
+void Connection::writable(std::size_t stream) {
   std::lock_guard lock(mutex_);
-  blocked_ = false;
-  if (!outbox_.idle() || stream_.waiting()) dirty_.store(true, std::memory_order_release);
+  streams_[stream].blocked = false;
+  if (!streams_[stream].outbox.idle() || path_.waiting()) dirty_.store(true, std::memory_order_release);
 }
 
 bool Connection::progress() {
   bool moved = false, completion = false;
   if (early_any_.load(std::memory_order_acquire)) admit_early();
+  if (joining_any_.load(std::memory_order_acquire)) join_new();
   for (const Route& route : routes_) {
     if (route.is(Route::State::kDeclined)) continue;
     moved |= route.path->serve();
@@ -53,7 +51,7 @@ bool Connection::progress() {
     moved |= route.path->work();
     completion |= route.path->has_completion();
   }
-  if (readable_.load(std::memory_order_acquire)) moved |= receive();
+  moved |= receive(false);
   if (completion || dirty_.load(std::memory_order_acquire)) {
     Finished finished;
     std::lock_guard lock(mutex_);
@@ -66,7 +64,7 @@ bool Connection::progress() {
     for (const OpPtr& op : std::exchange(homeless_, {})) {
       if (!op->ended) route_locked(op, finished);
     }
-    if (dirty_.load(std::memory_order_relaxed) && !blocked_) {
+    if (dirty_.load(std::memory_order_relaxed)) {
       flush_locked(kFlushBudget);
       moved = true;
     }
@@ -74,29 +72,43 @@ bool Connection::progress() {
   return moved;
 }
 
-// Reads what the socket has, if it is nobody else's turn. True: there was something.
-bool Connection::receive() {
+// Reads what the sockets have (all, or those that are known to have something), if it is nobody else's turn.
+// True: there was something.
+bool Connection::receive(bool all) {
+  const auto due = [all](const auto& stream) { return all || stream->readable.load(std::memory_order_acquire); };
+  if (std::none_of(streams_.begin(), streams_.end(), due)) return false;
   if (turn_.test_and_set(std::memory_order_acquire)) return false;
-  Inbox::Result result = Inbox::Result::kClosed;
+  bool moved = false;
   std::optional<Error> error;
-  if (!dead()) {
-    readable_.store(false, std::memory_order_relaxed);
-    try {
-      result = inbox_.pump(socket_, *this);
-    } catch (const Error& thrown) {
-      error = thrown;
-    }
-    if (!inbox_.drained() || hung_up_.load(std::memory_order_relaxed)) readable_.store(true, std::memory_order_relaxed);
-    if (result == Inbox::Result::kBroken) error = Error(Code::kPeerLost, cat("protocol error: ", inbox_.error()));
-    if (result == Inbox::Result::kMoved) heard_.store(boot_ns(), std::memory_order_relaxed);
+  const Stream* failed = nullptr;
+  for (const auto& stream : streams_) {
+    if (dead() || error || !due(stream)) continue;
+    error = receive(*stream, moved);
+    if (error) failed = stream.get();
+  }
+  // Answers that came on other streams before the end of that one count.
+  for (const auto& stream : streams_) {
+    if (failed && stream.get() != failed && !dead()) receive(*stream, moved);
   }
   turn_.clear(std::memory_order_release);
-  if (error) {
-    sever(error->code(), error->what(), false);
-  } else if (result == Inbox::Result::kClosed) {
-    sever(Code::kPeerLost, "the connection was closed by the other side", false);
+  if (error) sever(error->code(), error->what(), false);
+  return moved || error;
+}
+
+// What the connection ends with, if it does.
+std::optional<Error> Connection::receive(Stream& stream, bool& moved) {
+  try {
+    const Inbox::Result result = stream.pump();
+    moved |= result == Inbox::Result::kMoved;
+    if (result == Inbox::Result::kBroken) return Error(Code::kPeerLost, cat("protocol error: ", stream.inbox.error()));
+    if (result == Inbox::Result::kClosed) {
+      return Error(Code::kPeerLost, stream.index == 0 ? "the connection was closed by the other side"
+                                                      : cat("stream ", stream.index, " was closed by the other side"));
+    }
+  } catch (const Error& error) {
+    return error;
   }
-  return result != Inbox::Result::kEmpty;
+  return std::nullopt;
 }
 
 std::int64_t Connection::tick(std::int64_t now) {
@@ -126,13 +138,19 @@ std::int64_t Connection::tick(std::int64_t now) {
       pinged_ = now;
       Frame frame;
       frame.kind = Kind::kPing;
-      if (outbox_.idle()) queue_locked(frame);
+      for (const auto& stream : streams_) {
+        if (stream->attached && stream->outbox.idle()) stream->outbox.push(frame);
+      }
+      dirty_.store(true, std::memory_order_release);
     }
   }
   // After a pause of this process itself, what the peer said meanwhile has to be read first.
-  if (now - ticked_ > config.silence_ns / 2) heard_.store(now, std::memory_order_relaxed);
+  std::int64_t silent = 0;
+  for (const auto& stream : streams_) {
+    if (now - ticked_ > config.silence_ns / 2) stream->heard.store(now, std::memory_order_relaxed);
+    silent = std::max(silent, now - stream->heard.load(std::memory_order_relaxed));
+  }
   ticked_ = now;
-  const std::int64_t silent = now - heard_.load(std::memory_order_relaxed);
   if (live && silent > config.silence_ns) {
     sever(Code::kPeerLost, cat("silent for ", static_cast<double>(silent) / 1e9, " s"), false);
   } else if (greeting && role_ == Role::kAcceptor && now - born_ > config.greeting_ns) {
@@ -151,8 +169,8 @@ bool Connection::arm() {
   if (work) return true;
   std::lock_guard lock(mutex_);
   if (!early_.empty()) alarm_->set();
-  if (dirty_.load(std::memory_order_relaxed) && !blocked_) return true;
-  return readable_.load(std::memory_order_relaxed) && waiters_ == 0;
+  if (dirty_.load(std::memory_order_relaxed)) return true;
+  return waiters_ == 0 && readable();
 }
 
 void Connection::disarm() {
@@ -164,27 +182,29 @@ void Connection::disarm() {
 void Connection::retire() {
   // A waiting thread leaves its turn after one look or one chunk.
   while (turn_.test_and_set(std::memory_order_acquire)) sched_yield();
-  landing_.release();
-  reading_.reset();
   std::lock_guard lock(mutex_);
+  for (const auto& stream : streams_) {
+    stream->landing.release();
+    stream->reading.reset();
+    stream->socket.reset();
+  }
   for (Route& route : routes_) {
     route.state.store(Route::State::kDeclined, std::memory_order_release);
     route.path.reset();
   }
   alarm_.reset();
-  socket_.reset();
   epoll_ = -1;
   counted_.reset();
 }
 
 bool Connection::assist() {
   bool moved = false;
-  if (on_stream_.load(std::memory_order_relaxed) > 0) {
+  if (on_path_.load(std::memory_order_relaxed) > 0) {
     if (dead()) return false;
-    moved = receive();
+    moved = receive(true);
     if (dirty_.load(std::memory_order_acquire)) {
       std::lock_guard lock(mutex_);
-      if (!blocked_ && state_ != State::kDead) {
+      if (state_ != State::kDead) {
         flush_locked(kFlushBudget);
         moved = true;
       }
@@ -213,8 +233,8 @@ bool Connection::assist_begin() {
   for (const Route& route : routes_) {
     if (route.is(Route::State::kUsable)) route.path->attend(true);
   }
-  if (on_stream_.load(std::memory_order_relaxed) == 0) return false;
-  if (waiters_++ == 0) listen_for(EPOLLOUT | EPOLLRDHUP | EPOLLET);
+  if (on_path_.load(std::memory_order_relaxed) == 0) return false;
+  if (waiters_++ == 0) listen_for(kAllEvents & ~std::uint32_t{EPOLLIN});
   return true;
 }
 
@@ -228,38 +248,44 @@ void Connection::assist_end(bool begun) {
   }
   if (begun) {
     // Reports anew whatever is there.
-    if (--waiters_ == 0) listen_for(EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
-    if (dirty_.load(std::memory_order_relaxed) || readable_.load(std::memory_order_relaxed)) core_->waker.kick();
+    if (--waiters_ == 0) listen_for(kAllEvents);
+    if (dirty_.load(std::memory_order_relaxed) || readable()) core_->waker.kick();
   }
   lock.unlock();
 }
 
 void Connection::listen_for(std::uint32_t events) {
-  if (epoll_ < 0) return;
-  epoll_event event{};
-  event.events = events;
-  event.data.u64 = id_ << 3 | kSocketEvents;
-  epoll_ctl(epoll_, EPOLL_CTL_MOD, socket_.get(), &event);
+  for (const auto& stream : streams_) watch_stream(*stream, EPOLL_CTL_MOD, events);
 }
 
+bool Connection::readable() const {
+  return std::any_of(streams_.begin(), streams_.end(),
+                     [](const auto& stream) { return stream->readable.load(std::memory_order_relaxed); });
+}
+
+// One stream after the other until none can take more, or the budget is used up.
 void Connection::flush_locked(std::size_t budget) {
-  switch (outbox_.flush(socket_, stream_, budget)) {
-    case Outbox::Result::kEmpty:
-      dirty_.store(!homeless_.empty(), std::memory_order_relaxed);  // the worker finds them another path
-      break;
-    case Outbox::Result::kFull:
-      blocked_ = true;
-      dirty_.store(!homeless_.empty(), std::memory_order_relaxed);
-      break;
-    case Outbox::Result::kMore:
-      break;
-    case Outbox::Result::kBroken:
-      // The reading side finds out why, and severs.
-      blocked_ = true;
-      dirty_.store(false, std::memory_order_relaxed);
-      ::shutdown(socket_.get(), SHUT_RDWR);
-      break;
+  for (std::size_t before = budget + 1; before != budget && budget > 0;) {
+    before = budget;
+    for (const auto& stream : streams_) {
+      if (stream->blocked) continue;
+      switch (stream->outbox.flush(stream->socket, *stream, budget)) {
+        case Outbox::Result::kEmpty:
+        case Outbox::Result::kMore:
+          break;
+        case Outbox::Result::kFull:
+          stream->blocked = true;
+          break;
+        case Outbox::Result::kBroken:
+          // The reading side finds out why, and severs.
+          stream->blocked = true;
+          ::shutdown(stream->socket.get(), SHUT_RDWR);
+          break;
+      }
+    }
   }
+  // The worker finds another path for the homeless.
+  dirty_.store(budget == 0 || !homeless_.empty(), std::memory_order_relaxed);
 }
 
 }  // namespace nano::transfer

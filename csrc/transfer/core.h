@@ -11,6 +11,7 @@
 #include "transfer/event.h"
 #include "transfer/net.h"
 #include "transfer/transports.h"
+#include "transfer/verbs_options.h"
 
 namespace nano::transfer {
 
@@ -21,9 +22,11 @@ struct Config {
   std::string advertise;  // the host that the descriptor names; empty: `host`
   std::vector<std::string> transports = transport_names();
   std::vector<std::string> devices;  // of verbs; empty: all
-  std::string secret;                // empty: none
-  std::string faults;                // of tests: a FaultScript; empty: none
+  VerbsOptions verbs;
+  std::string secret;  // empty: none
+  std::string faults;  // of tests: a FaultScript; empty: none
   bool insecure = false;
+  int streams = 0;  // sockets of a connection by TCP, at most; 0: by where the peer is
   std::int64_t spin_ns = 50'000;
   std::int64_t heartbeat_ns = 1'000'000'000;
   std::int64_t silence_ns = 10'000'000'000;  // a peer that says nothing for so long is lost

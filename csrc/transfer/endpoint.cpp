@@ -30,6 +30,8 @@ void check(const Config& config) {
              "Endpoint: port must be in [0, 65535], got ", config.port);
   NANO_CHECK(config.heartbeat_ns > 0 && config.silence_ns > config.heartbeat_ns, Code::kInvalidInput,
              "Endpoint: heartbeat must be > 0 and silence longer than it");
+  NANO_CHECK(config.streams >= 0 && config.streams <= static_cast<int>(kMaxStreams), Code::kInvalidInput,
+             "Endpoint: streams must be in [1, ", kMaxStreams, "], got ", config.streams);
   NANO_CHECK(config.spin_ns >= 0, Code::kInvalidInput, "Endpoint: spin must be >= 0");
   NANO_CHECK(
       !any_transport(config.transports, false) || is_loopback(config.host) || !config.secret.empty() || config.insecure,
@@ -169,7 +171,10 @@ std::shared_ptr<Connection> Endpoint::connect(std::string_view descriptor, std::
   if (!over_unix) socket = connect_tcp(target.host, target.port, deadline);
   auto connection = worker_->connect(std::move(socket), over_unix, std::move(names));
   try {
-    connection->await_live(deadline);
+    const std::uint32_t streams = connection->await_live(deadline);
+    std::vector<Fd> further;
+    while (further.size() + 1 < streams) further.push_back(connect_tcp(target.host, target.port, deadline));
+    if (!further.empty()) connection->join(std::move(further), deadline);
   } catch (const Error& error) {
     connection->sever(Code::kClosed, error.what(), true);
     throw;

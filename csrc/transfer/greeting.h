@@ -20,6 +20,7 @@ struct Hello {
   std::string name;
   std::string nonce;
   bool secret = false;  // the connector has one
+  std::uint8_t streams = 1;
   std::vector<Offer> offers;
 };
 
@@ -27,6 +28,7 @@ struct Challenge {
   std::string name;
   std::string nonce;
   bool secret = false;  // the acceptor wants it proven
+  std::uint8_t streams = 1;
   std::vector<Offer> offers;
 };
 
@@ -39,5 +41,7 @@ std::optional<Challenge> decode_challenge(std::string_view body, std::uint32_t& 
 
 enum class Role { kConnector, kAcceptor };
 Digest prove(Role role, const std::string& secret, const Hello& hello, const Challenge& challenge);
+// That a further socket is the connector's: only the two sides know both nonces, and the secret if there is one.
+Digest prove_stream(std::uint32_t index, const std::string& secret, const Hello& hello, const Challenge& challenge);
 
 }  // namespace nano::transfer

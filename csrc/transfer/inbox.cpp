@@ -85,6 +85,9 @@ bool Inbox::parse(FrameHandler& handler, bool& progress) {
       return true;
     }
     const std::string_view body(buffer_.data() + begin_ + sizeof(Frame), frame.body);
+    if (check_of(frame, body) != frame.check) {
+      return broken("a frame that is damaged, or of another version of the protocol");
+    }
     begin_ += whole;
     progress = true;
     if (!start(handler, frame, body)) return false;

@@ -169,6 +169,23 @@ void tune_tcp(const Fd& socket) {
   setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 }
 
+bool stays_here(const Fd& socket) {
+  sockaddr_storage near{}, far{};
+  socklen_t near_size = sizeof(near), far_size = sizeof(far);
+  if (getsockname(socket.get(), reinterpret_cast<sockaddr*>(&near), &near_size) != 0 ||
+      getpeername(socket.get(), reinterpret_cast<sockaddr*>(&far), &far_size) != 0 || near.ss_family != far.ss_family) {
+    return false;
+  }
+  if (is_loopback(reinterpret_cast<const sockaddr*>(&far))) return true;
+  if (near.ss_family == AF_INET) {
+    return reinterpret_cast<const sockaddr_in&>(near).sin_addr.s_addr ==
+           reinterpret_cast<const sockaddr_in&>(far).sin_addr.s_addr;
+  }
+  return near.ss_family == AF_INET6 &&
+         std::memcmp(&reinterpret_cast<const sockaddr_in6&>(near).sin6_addr,
+                     &reinterpret_cast<const sockaddr_in6&>(far).sin6_addr, sizeof(in6_addr)) == 0;
+}
+
 bool same_user(const Fd& socket) {
   ucred peer{};
   socklen_t size = sizeof(peer);

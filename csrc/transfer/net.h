@@ -50,6 +50,8 @@ Fd connect_unix(const std::string& name, std::int64_t deadline);
 Fd accept_from(const Fd& listener);
 
 void tune_tcp(const Fd& socket);
+// Whether the process at the other end of a TCP socket is on this host, as far as their addresses say.
+bool stays_here(const Fd& socket);
 // Whether the process at the other end of a unix socket runs as this process's user.
 bool same_user(const Fd& socket);
 

@@ -89,6 +89,8 @@ struct Op {
   const Path* avoid = nullptr;  // that gave it back: it goes over the socket
   std::size_t posted = 0;       // pieces handed to a path
   std::size_t confirmed = 0;    // pieces the other side answered for
+  std::uint64_t part = 0;       // bytes of piece `posted` handed to the socket already
+  std::uint64_t answered = 0;   // bytes that the other side answered for there
   bool ended = false;
   Gate gate;  // entered to write a read's destination; closed when the operation ends
 };

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstddef>
+#include <cstring>
 
 #include "base/error.h"
 
@@ -23,6 +25,8 @@ char zeros[64 << 10];  // read only
 void Outgoing::begin(const Frame& frame, std::string_view body) {
   head.assign(reinterpret_cast<const char*>(&frame), sizeof(frame));
   head.append(body);
+  const std::uint32_t check = check_of(frame, body);
+  std::memcpy(head.data() + offsetof(Frame, check), &check, sizeof(check));
   source.reset();
   extents.clear();
   payload = 0;
@@ -71,10 +75,9 @@ bool Outbox::fill(FrameSource& source) {
   return sending_;
 }
 
-Outbox::Result Outbox::flush(const Fd& socket, FrameSource& source, std::size_t budget) {
-  std::size_t moved = 0;
+Outbox::Result Outbox::flush(const Fd& socket, FrameSource& source, std::size_t& budget) {
   while (fill(source)) {
-    if (moved >= budget) return Result::kMore;
+    if (budget == 0) return Result::kMore;
     const std::int64_t n = send(socket);
     if (n < 0) {
       if (errno == EAGAIN) return Result::kFull;
@@ -82,7 +85,7 @@ Outbox::Result Outbox::flush(const Fd& socket, FrameSource& source, std::size_t 
       error_ = errno_text(errno);
       return Result::kBroken;
     }
-    moved += static_cast<std::size_t>(n);
+    budget -= std::min(budget, static_cast<std::size_t>(n));
     current_.advance(static_cast<std::uint64_t>(n));
     if (current_.sent == current_.size()) {
       sending_ = false;
@@ -93,15 +96,16 @@ Outbox::Result Outbox::flush(const Fd& socket, FrameSource& source, std::size_t 
   return Result::kEmpty;
 }
 
-void Outbox::abandon(const Op& op) {
-  if (!sending_ || current_.op.get() != &op) return;
-  if (current_.sent == 0) {
-    sending_ = false;
-    current_.source.reset();
-    current_.op.reset();
-  } else {
+bool Outbox::abandon(const Op& op) {
+  if (!sending_ || current_.op.get() != &op) return false;
+  if (current_.sent > 0) {
     current_.voided = true;
+    return false;
   }
+  sending_ = false;
+  current_.source.reset();
+  current_.op.reset();
+  return true;
 }
 
 void Outbox::clear() {

@@ -56,10 +56,11 @@ class Outbox {
 
   void push(const Frame& frame, std::string_view body = {});
   void push(Outgoing out) { queue_.push_back(std::move(out)); }
-  // Sends until there is nothing left, the socket is full, or `budget` bytes went (kMore).
-  Result flush(const Fd& socket, FrameSource& source, std::size_t budget);
-  // From now on the operation's source is not read.
-  void abandon(const Op& op);
+  // Sends until there is nothing left, the socket is full, or `budget` is used up (kMore), which what went is taken
+  // off.
+  Result flush(const Fd& socket, FrameSource& source, std::size_t& budget);
+  // From now on the operation's source is not read. True: its frame had not begun, and is dropped.
+  bool abandon(const Op& op);
   void clear();
 
   std::size_t queued() const { return queue_.size(); }

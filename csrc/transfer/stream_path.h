@@ -1,17 +1,17 @@
-// The connection's own socket, TCP or unix: carries any operation, in chunks that the other side acknowledges. What
-// lies in device memory goes through page-locked windows.
+// The connection's own sockets, TCP or unix: carry any operation, in chunks that the other side answers, each on the
+// stream with the fewest bytes under way. What lies in device memory goes through page-locked windows.
 #pragma once
 
 #include <deque>
 
-#include "transfer/outbox.h"
 #include "transfer/path.h"
+#include "transfer/stream.h"
 
 namespace nano::transfer {
 
-class StreamPath final : public Path, public FrameSource {
+class StreamPath final : public Path {
  public:
-  StreamPath(const char* name, Outbox& outbox) : name_(name), outbox_(outbox) {}
+  StreamPath(const char* name, Streams& streams) : name_(name), streams_(streams) {}
 
   const char* name() const override { return name_; }
   void start() override {}
@@ -19,23 +19,35 @@ class StreamPath final : public Path, public FrameSource {
   bool takes(const Op&) const override { return true; }
   void submit(const OpPtr& op, Finished& finished) override;
   bool advance(Finished&) override { return false; }
-  void abandon(Op& op) override { outbox_.abandon(op); }
+  void abandon(Op& op) override;
 
-  bool next(Outgoing& out) override;
-  bool waiting() const { return !writes_.empty() || !reads_.empty(); }
-  // An answer to a read came (or it ended): another chunk may be asked for.
-  void answered() {
-    if (asked_ > 0) --asked_;
-  }
+  // On the first stream, in order among themselves.
+  void send(const OpPtr& op, std::string_view message);
+  // The stream's next frame, if there is one for it.
+  bool next(Stream& stream, Outgoing& out);
+  // A chunk's bytes are over there, or here. True: so are all, and the other side has the immediate, if there is one.
+  bool landed(const OpPtr& op, std::uint64_t bytes);
+  // Something may go out as soon as a stream takes it.
+  bool waiting() const { return !writes_.empty() || !reads_.empty() || !messages_.empty() || !immediates_.empty(); }
+  void close() override;
 
  private:
-  bool next_write(Outgoing& out);
-  bool next_read(Outgoing& out);
+  bool clear(const Stream& stream) const;
+  bool next_message(Stream& stream, Outgoing& out);
+  bool next_immediate(Stream& stream, Outgoing& out);
+  bool next_write(Stream& stream, Outgoing& out);
+  bool next_read(Stream& stream, Outgoing& out);
+  Question cut(const OpPtr& op, Kind kind, Frame& frame);
+
+  struct Message {
+    OpPtr op;
+    std::string text;
+  };
 
   const char* const name_;
-  Outbox& outbox_;
-  std::deque<OpPtr> writes_, reads_;
-  std::size_t asked_ = 0;  // read chunks without an answer
+  Streams& streams_;
+  std::deque<OpPtr> writes_, reads_, immediates_;
+  std::deque<Message> messages_;
   std::string body_;
 };
 

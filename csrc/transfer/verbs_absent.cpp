@@ -21,6 +21,7 @@ class NoVerbs final : public Transport {
 }  // namespace
 
 std::unique_ptr<Transport> make_verbs(const Config& config) {
+  check(config.verbs);
   NANO_CHECK(config.devices.empty(), Code::kInvalidInput, "Endpoint: devices: ", kWhy);
   return std::make_unique<NoVerbs>();
 }

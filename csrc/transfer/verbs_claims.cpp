@@ -41,38 +41,23 @@ VerbsClaims::Granted VerbsClaims::grant(const Catalog& catalog, std::uint64_t cl
     }
   }
   out.whole = mine == total;
+  out.nothing = mine == 0;
   if (out.whole) out.blocks.clear();
-  counts_.clear();
-  for (const Tag::Run& run : runs) counts_.push_back(run.count);
-  split_into_parts(counts_, out.blocks, slot.parts);
-  slot.left = slot.parts.size();
-  slot.awaited.assign(slot.left, true);
   return out;
 }
 
 VerbsClaims::Outcome VerbsClaims::landed(std::uint32_t immediate) {
   const Immediate at = Immediate::unpack(immediate);
-  Slot* const slot = at.slot < slots_.size() ? slots_[at.slot].get() : nullptr;
-  if (slot == nullptr || !slot->used || slot->generation != at.generation || at.piece >= slot->parts.size() ||
-      !slot->awaited[at.piece]) {
+  if (at.slot >= slots_.size() || !slots_[at.slot]->used || slots_[at.slot]->generation != at.generation) {
     ++stale_;
     return {};
   }
-  slot->awaited[at.piece] = false;
-  --slot->left;
-  const VerbsPart& part = slot->parts[at.piece];
-  const std::uint64_t tag = slot->landing.tag();
-  const bool complete = slot->landing.land_blocks(part.run, part.first, part.blocks);
-  Outcome out = settle(at.slot);
-  out.complete |= complete;
-  out.tag = tag;
-  return out;
+  return land(at.slot);
 }
 
-VerbsClaims::Outcome VerbsClaims::settle(std::uint32_t at) {
+VerbsClaims::Outcome VerbsClaims::land(std::uint32_t at) {
   Slot& slot = *slots_[at];
   Outcome out;
-  if (slot.left > 0) return out;
   out.settled = true;
   out.claim = slot.claim;
   out.tag = slot.landing.tag();

@@ -1,5 +1,5 @@
-// The destination's side of tagged writes over verbs: which pieces a peer may be writing right now. A claimed piece is
-// nobody else's until it lands, is released, or the queue pairs that could carry it are destroyed.
+// The destination's side of tagged writes over verbs: which chunks a peer may be writing right now. A claimed block is
+// nobody else's until its chunk lands, is released, or the queue pairs that could carry it are destroyed.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +12,12 @@
 
 namespace nano::transfer {
 
-// Consecutive blocks of one run that are written together: its index is the immediate's piece.
+// Consecutive blocks of one run that are written together.
 struct VerbsPart {
   std::uint32_t run, first, blocks;
 };
 
-// The parts of runs that a grant allows, in the order that both sides number them in.
+// The parts of runs that a grant allows.
 // blocks: a bit for each block of all runs; empty: all are set.
 template <class Counts>
 void split_into_parts(const Counts& counts, std::span<const std::uint64_t> blocks, std::vector<VerbsPart>& out) {
@@ -43,13 +43,14 @@ class VerbsClaims {
     std::uint32_t bad = 0;  // the refused block
     std::uint32_t slot = 0, generation = 0;
     bool whole = false;                   // every block is to be written
-    std::vector<std::uint64_t> blocks{};  // otherwise: a bit for each that is; the others have landed, or are arriving
+    bool nothing = false;                 // none is: land() now
+    std::vector<std::uint64_t> blocks{};  // not whole: a bit for each that is; the others have landed, or are arriving
                                           // from elsewhere
   };
   // What an immediate or a release led to.
   struct Outcome {
     bool complete = false;  // the tag is
-    bool settled = false;   // every piece of the claim is in: `claim` is over, with `status`
+    bool settled = false;   // `claim` is over, with `status`
     std::uint64_t claim = 0;
     std::uint64_t tag = 0;
     Status status = Status::kOk;
@@ -59,11 +60,10 @@ class VerbsClaims {
   // claim: the initiator's own number for it. On anything but kOk nothing is held.
   Granted grant(const Catalog& catalog, std::uint64_t claim, std::uint64_t tag, std::uint64_t region,
                 std::uint64_t length, std::span<const Tag::Run> runs);
-  // A part's last bytes are in. An immediate of an older generation, of a free slot, or of a part that was not granted
-  // changes nothing.
+  // A chunk's last bytes are in. An immediate of an older generation or of a free slot changes nothing.
   Outcome landed(std::uint32_t immediate);
-  // For a grant with nothing to write: it is over already.
-  Outcome settle(std::uint32_t slot);
+  // The same, for a chunk of which nothing was to be written.
+  Outcome land(std::uint32_t slot);
   // The initiator writes no more of it. False: there is no such claim.
   bool release(std::uint32_t slot, std::uint32_t generation);
   // No queue pair is left that could write: all claims are void.
@@ -79,16 +79,12 @@ class VerbsClaims {
     bool used = false;
     std::uint32_t generation = 0;
     std::uint64_t claim = 0;
-    std::vector<VerbsPart> parts;
-    std::vector<bool> awaited;  // a part
-    std::size_t left = 0;
   };
 
   void free(std::uint32_t slot);
 
   std::vector<std::unique_ptr<Slot>> slots_;
   std::vector<std::uint32_t> free_;
-  std::vector<std::uint32_t> counts_;  // of the runs that are being granted
   std::size_t live_ = 0;
   std::uint64_t stale_ = 0;
 };

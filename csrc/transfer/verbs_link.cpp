@@ -17,6 +17,7 @@ void VerbsLane::add(const verbs::Work& work, VerbsChunk* chunk) {
   ring_[posted_ % ring_.size()] = {chunk, work.length};
   ++posted_;
   bytes_ += work.length;
+  batch_bytes_ += work.length;
   if (work.kind == verbs::WorkKind::kWriteWithImmediate) --credits_;
 }
 
@@ -25,6 +26,7 @@ void VerbsLane::flush() {
   batch_.back().signalled = true;
   pair_->post(batch_);
   batch_.clear();
+  batch_bytes_ = 0;
 }
 
 VerbsChunk* VerbsLane::chunk_of(std::uint64_t id) const {
@@ -39,16 +41,35 @@ std::uint32_t VerbsLane::consumed() {
   return batch;
 }
 
-VerbsLink::VerbsLink(std::shared_ptr<Rail> rail, std::size_t my_rail, std::size_t peer_rail,
-                     const verbs::QueuePairOptions& options)
+namespace {
+
+verbs::QueuePairOptions queue_pair_options(const VerbsOptions& from) {
+  verbs::QueuePairOptions out;
+  out.mtu = from.mtu;
+  out.traffic_class = from.traffic_class;
+  out.hop_limit = from.hop_limit;
+  out.timeout = from.timeout;
+  out.retries = from.retries;
+  return out;
+}
+
+// A failed queue pair reports each of its requests, signalled or not.
+int completions_of(std::size_t lanes) {
+  const verbs::QueuePairOptions options;
+  return static_cast<int>(lanes) * (options.max_sends + options.max_receives);
+}
+
+}  // namespace
+
+VerbsLink::VerbsLink(std::shared_ptr<Rail> rail, std::size_t my_rail, std::size_t peer_rail, std::size_t lanes,
+                     const VerbsOptions& options)
     : rail_(std::move(rail)),
       my_rail_(my_rail),
       peer_rail_(peer_rail),
       changes_(rail_->changes()),
-      // A failed queue pair reports each of its requests, signalled or not.
-      completions_(rail_->device(), static_cast<int>(kLanes) * (options.max_sends + options.max_receives)) {
-  lanes_.reserve(kLanes);
-  for (std::size_t i = 0; i < kLanes; ++i) lanes_.emplace_back(*rail_, completions_, options);
+      completions_(rail_->device(), completions_of(lanes)) {
+  lanes_.reserve(lanes);
+  for (std::size_t i = 0; i < lanes; ++i) lanes_.emplace_back(*rail_, completions_, queue_pair_options(options));
 }
 
 std::vector<verbs::QueuePairAddress> VerbsLink::addresses() const {

@@ -32,6 +32,7 @@ class VerbsLane {
   // Written down now, rung by flush().
   void add(const verbs::Work& work, VerbsChunk* chunk);
   std::size_t waiting() const { return batch_.size(); }
+  std::uint64_t waiting_bytes() const { return batch_bytes_; }
   void flush();
 
   // The work request `id` and all before it are over: called for the chunk of each.
@@ -60,18 +61,18 @@ class VerbsLane {
   std::vector<verbs::Work> batch_;
   std::vector<Entry> ring_;
   std::uint64_t posted_ = 0, done_ = 0;
-  std::uint64_t bytes_ = 0;
+  std::uint64_t bytes_ = 0, batch_bytes_ = 0;
   std::uint32_t credits_;
   std::uint32_t consumed_ = 0;
 };
 
 class VerbsLink {
  public:
-  static constexpr std::size_t kLanes = 2;
+  static constexpr std::size_t kMaxLanes = 16;
   enum class State : std::uint8_t { kOpening, kProbing, kReady };
 
-  VerbsLink(std::shared_ptr<Rail> rail, std::size_t my_rail, std::size_t peer_rail,
-            const verbs::QueuePairOptions& options);
+  VerbsLink(std::shared_ptr<Rail> rail, std::size_t my_rail, std::size_t peer_rail, std::size_t lanes,
+            const VerbsOptions& options);
 
   State state = State::kOpening;
   std::int64_t opened_at = 0;

@@ -1,5 +1,6 @@
 // One connection over RDMA verbs. Work is cut into chunks, chunks into work requests on the least loaded queue pair of
-// every rail that works. A tagged chunk is claimed at the destination first, and lands there by its pieces' immediates.
+// every rail that works. A tagged chunk is claimed at the destination first, stays on one queue pair, and lands there
+// by its last work request's immediate.
 //
 // An epoch is a set of links. Any queue pair's error ends it: both sides destroy all of its queue pairs, the
 // destination voids its claims, and what has not landed is claimed and sent again in the next epoch, over the rails
@@ -20,46 +21,13 @@
 
 #include "base/error.h"
 #include "transfer/path.h"
+#include "transfer/verbs_chunk.h"
 #include "transfer/verbs_claims.h"
 #include "transfer/verbs_link.h"
 #include "transfer/verbs_transport.h"
 #include "transfer/wire.h"
 
 namespace nano::transfer {
-
-// A region of the other side.
-struct VerbsRemote {
-  std::uint64_t address = 0;
-  std::uint64_t size = 0;
-  bool writable = false;
-  std::vector<std::uint32_t> rkeys;  // one for each of its rails
-};
-
-// A run of one operation's pieces: what is claimed, posted, and sent again as a whole.
-struct VerbsChunk {
-  OpPtr op;
-  std::uint64_t id = 0;
-  std::size_t first = 0;
-  std::uint32_t count = 0;
-  std::shared_ptr<const VerbsRegion> local;
-  std::shared_ptr<const VerbsRemote> remote;
-
-  // Tagged: the destination's grant.
-  bool asked = false, granted = false, landed = false;
-  std::uint32_t slot = 0, generation = 0;
-
-  // What to write or read, the next of it, and where in that.
-  std::vector<VerbsPart> parts;
-  std::uint32_t next = 0;
-  std::uint64_t offset = 0;
-  std::uint32_t under_way = 0;  // work requests
-  std::int64_t stopped_at = 0;  // the operation ended early: nothing more is posted
-
-  bool tagged() const { return op->tag != 0; }
-  bool posted() const { return next == parts.size(); }
-  // blocks: as in split_into_parts.
-  void begin(std::span<const std::uint64_t> blocks);
-};
 
 class VerbsPath final : public Path {
  public:
@@ -103,55 +71,65 @@ class VerbsPath final : public Path {
     verbs::Completion completion;
   };
 
-  // verbs_links.cpp: links and epochs.
+  // verbs_path.cpp
   BodyWriter message(verbs_wire::Message kind) const;
   void send(const BodyWriter& body);
   bool on_rails(BodyReader& in);
+
+  // verbs_links.cpp
+  void open_links(std::int64_t now);
+  void open_link(std::size_t index);
+  void install(std::size_t index, LinkPtr link);
   bool on_open_link(BodyReader& in);
   bool on_link_opened(BodyReader& in);
   bool on_link_failed(BodyReader& in);
   bool on_link_ready(BodyReader& in);
-  bool on_end(BodyReader& in, std::uint32_t epoch);
-  void open_link(std::size_t index);
-  void open_links(std::int64_t now);
   void ready(std::size_t index);
   void lose_link(std::size_t index, const std::string& reason, bool tell);
   void blame(std::size_t index, const std::string& reason);
   void drop(std::size_t index);
-  void end_epoch(int index, bool rail, const std::string& reason);
-  void begin_epoch();
-  void settle();
+  void destroy_links();
+  std::int64_t look_at_links(std::int64_t now);
   std::size_t index_of(const VerbsLink* link) const;  // links_.size(): it is none of them
+
+  // verbs_epoch.cpp
+  void begin_epoch();
+  void end_epoch(int index, bool rail, const std::string& reason);
+  bool on_end(BodyReader& in, std::uint32_t epoch);
+  void settle();
   void give_back();
   std::vector<OpPtr> take_operations();
   std::string stranded_text() const { return cat("no rail leads to the peer: ", problem_); }
-  std::int64_t look_at_links(std::int64_t now);
 
-  // verbs_path.cpp: operations.
-  bool on_claim(BodyReader& in);
+  // verbs_chunks.cpp
+  bool make_chunk(Finished& finished);
+  void claim(VerbsChunk& chunk);
   void answer(std::string_view body, Finished& finished);
   void on_claimed(BodyReader& in, Finished& finished);
   void on_landed(BodyReader& in, Finished& finished);
-  bool on_release(BodyReader& in);
   void on_revoke(BodyReader& in, Finished& finished);
-  bool on_credits(BodyReader& in);
-  void tell(const VerbsClaims::Outcome& outcome);
+  void confirm(const OpPtr& op, std::size_t pieces, Finished& finished);
+  void quiet(VerbsChunk& chunk, Finished& finished);
+  void erase(VerbsChunk& chunk);
+
+  // verbs_posts.cpp
+  bool pump(Finished& finished);
+  bool post(VerbsChunk& chunk);
+  VerbsLane* pick(std::uint64_t bytes, bool immediate, VerbsLink*& link) const;
+  void put(VerbsChunk& chunk, VerbsLink& link, VerbsLane& lane, std::uint64_t length, bool last);
+
+  // verbs_completions.cpp
   bool poll() const;
   bool drain(Finished& finished);
   void take(const Arrival& arrival, Finished& finished);
   void failed(VerbsLink& link, const verbs::Completion& completion, Finished& finished);
-  void confirm(const OpPtr& op, std::size_t pieces, Finished& finished);
+
+  // verbs_destination.cpp
+  bool on_claim(BodyReader& in);
+  void tell(const VerbsClaims::Outcome& outcome);
+  bool on_release(BodyReader& in);
   bool on_written(BodyReader& in);
-  bool pump(Finished& finished);
-  bool make_chunk(Finished& finished);
-  void claim(VerbsChunk& chunk);
-  bool post(VerbsChunk& chunk);
-  VerbsLane* pick(std::uint64_t bytes, std::size_t requests, bool immediate, VerbsLink*& link);
-  void put(VerbsChunk& chunk, VerbsLink& link, VerbsLane& lane, std::uint64_t length, bool last);
-  void flush();
-  void quiet(VerbsChunk& chunk, Finished& finished);
-  void erase(VerbsChunk& chunk);
-  void stop(VerbsChunk& chunk, std::int64_t now);
+  bool on_credits(BodyReader& in);
 
   PathHost& host_;
   VerbsTransport& transport_;

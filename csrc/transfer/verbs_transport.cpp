@@ -12,7 +12,7 @@
 namespace nano::transfer {
 namespace {
 
-constexpr char kOffer[] = "1";  // the version of the frames in verbs_wire.h
+constexpr char kOffer[] = "2";  // the version of the frames in verbs_wire.h
 
 // Opening libibverbs takes a millisecond or more, which an endpoint on a machine without RDMA should not pay.
 bool kernel_has_devices() {
@@ -22,22 +22,9 @@ bool kernel_has_devices() {
 
 }  // namespace
 
-void Rail::look() {
-  std::unique_lock lock(looking_, std::try_to_lock);
-  if (!lock) return;  // somebody else takes them
-  device_->events([&](verbs::PortEvent event, const std::string&) {
-    if (event != verbs::PortEvent::kUp && !down()) changes_.fetch_add(1, std::memory_order_acq_rel);
-    // A new address of a port that is up: what used the old one has to be made anew.
-    if (event != verbs::PortEvent::kDown && event != verbs::PortEvent::kFatal && down() &&
-        device_->port_state().active) {
-      changes_.fetch_add(1, std::memory_order_acq_rel);
-    }
-  });
-}
-
-VerbsTransport::VerbsTransport(std::vector<std::string> devices, bool alone, const verbs::QueuePairOptions& options)
+VerbsTransport::VerbsTransport(std::vector<std::string> devices, bool alone, const VerbsOptions& options)
     : devices_(std::move(devices)), alone_(alone), options_(options) {
-  verbs::check(options_);
+  check(options_);
   if (!kernel_has_devices()) {
     why_not_ = "this machine has no RDMA device";
   } else if (why_not_ = verbs::unavailable(); why_not_.empty()) {
@@ -80,8 +67,9 @@ void VerbsTransport::activate() {
     if (rails.size() == kMaxRails) break;
     try {
       auto device = verbs::Device::open(name);
-      const auto address = verbs::find_address(name, device->port());
-      NANO_CHECK(address, Code::kSystem, "verbs: device ", name, " has no address");
+      const auto address = verbs::find_address(name, device->port(), options_.gid_index);
+      NANO_CHECK(address, Code::kSystem, "verbs: device ", name, " has no address",
+                 options_.gid_index ? cat(" at GID index ", *options_.gid_index) : "");
       rails.push_back(std::make_shared<Rail>(std::move(device), *address));
     } catch (const Error& error) {
       problems += cat("; ", error.what());
@@ -99,8 +87,8 @@ namespace {
 // GPU memory as a dma-buf; where the driver, the kernel or the device has no such thing, by its address, which a
 // peer-memory module may know.
 verbs::MemoryRegionPtr register_memory(const verbs::DevicePtr& device, std::byte* data, std::size_t size, bool writable,
-                                       const cuda::DeviceMemoryPtr& memory) {
-  if (!memory) return verbs::MemoryRegion::of(device, data, size, writable);
+                                       bool relaxed, const cuda::DeviceMemoryPtr& memory) {
+  if (!memory) return verbs::MemoryRegion::of(device, data, size, writable, relaxed);
   const auto address = reinterpret_cast<std::uintptr_t>(data);
   std::string first;
   try {
@@ -108,12 +96,12 @@ verbs::MemoryRegionPtr register_memory(const verbs::DevicePtr& device, std::byte
     const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
     const std::uintptr_t begin = address / page * page, end = (address + size + page - 1) / page * page;
     const Fd fd(cuda::export_dma_buf(*memory, begin, end - begin));
-    return verbs::MemoryRegion::of_dmabuf(device, fd.get(), address - begin, size, address, writable);
+    return verbs::MemoryRegion::of_dmabuf(device, fd.get(), address - begin, size, address, writable, relaxed);
   } catch (const Error& error) {
     first = error.what();
   }
   try {
-    return verbs::MemoryRegion::of(device, data, size, writable);
+    return verbs::MemoryRegion::of(device, data, size, writable, relaxed);
   } catch (const Error& error) {
     throw Error(error.code(), cat("as a dma-buf: ", first, "; by its address: ", error.what()));
   }
@@ -130,8 +118,8 @@ void VerbsTransport::register_with_rails(Known& known) {
   out->on_device = known.device_memory != nullptr;
   for (const auto& rail : rails_) {
     try {
-      out->registrations.push_back(
-          register_memory(rail->device(), known.data, known.size, known.writable, known.device_memory));
+      out->registrations.push_back(register_memory(rail->device(), known.data, known.size, known.writable,
+                                                   options_.relaxed_ordering, known.device_memory));
     } catch (const Error& error) {
       out->problem = error.what();
       out->registrations.clear();
@@ -167,7 +155,7 @@ std::shared_ptr<const VerbsRegion> VerbsTransport::find(std::uint64_t key) const
 
 std::unique_ptr<Transport> make_verbs(const Config& config) {
   const bool alone = std::ranges::find(config.transports, "tcp") == config.transports.end();
-  return std::make_unique<VerbsTransport>(config.devices, alone, verbs::QueuePairOptions{});
+  return std::make_unique<VerbsTransport>(config.devices, alone, config.verbs);
 }
 
 }  // namespace nano::transfer

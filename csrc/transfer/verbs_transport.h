@@ -1,7 +1,6 @@
 // RDMA verbs as a backend of an endpoint: the devices that it uses, and its regions' registrations with each.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -13,32 +12,11 @@
 #include "transfer/region.h"
 #include "transfer/transport.h"
 #include "transfer/verbs_backend.h"
-#include "verbs/device.h"
+#include "transfer/verbs_options.h"
+#include "transfer/verbs_rail.h"
 #include "verbs/memory_region.h"
-#include "verbs/queue_pair.h"
 
 namespace nano::transfer {
-
-// One device with the address it is reached at.
-class Rail {
- public:
-  Rail(verbs::DevicePtr device, verbs::PortAddress address) : device_(std::move(device)), address_(address) {}
-
-  const verbs::DevicePtr& device() const { return device_; }
-  const verbs::PortAddress& address() const { return address_; }
-
-  // Takes the device's events in. Any thread.
-  void look();
-  // Odd: the port is down. Each change adds one.
-  std::uint32_t changes() const { return changes_.load(std::memory_order_acquire); }
-  bool down() const { return changes() % 2 != 0; }
-
- private:
-  const verbs::DevicePtr device_;
-  const verbs::PortAddress address_;
-  std::mutex looking_;
-  std::atomic<std::uint32_t> changes_{0};
-};
 
 // A region as this side's devices know it.
 struct VerbsRegion {
@@ -55,7 +33,7 @@ class VerbsTransport final : public Transport {
   static constexpr std::size_t kMaxRails = 8;
 
   // alone: the socket must not carry what the rails cannot.
-  VerbsTransport(std::vector<std::string> devices, bool alone, const verbs::QueuePairOptions& options);
+  VerbsTransport(std::vector<std::string> devices, bool alone, const VerbsOptions& options);
 
   const char* name() const override { return "verbs"; }
   std::optional<std::string> offer(bool local, std::string& why_not) override;
@@ -65,7 +43,7 @@ class VerbsTransport final : public Transport {
   void close() override;
 
   const std::vector<std::shared_ptr<Rail>>& rails() const { return rails_; }
-  const verbs::QueuePairOptions& options() const { return options_; }
+  const VerbsOptions& options() const { return options_; }
   bool alone() const { return alone_; }
   // Bytes of one work request, on every rail.
   std::uint64_t max_message() const { return max_message_; }
@@ -86,7 +64,7 @@ class VerbsTransport final : public Transport {
 
   const std::vector<std::string> devices_;
   const bool alone_;
-  const verbs::QueuePairOptions options_;
+  const VerbsOptions options_;
   std::string why_not_;
 
   mutable std::mutex mutex_;

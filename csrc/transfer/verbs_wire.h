@@ -13,8 +13,8 @@ enum class Message : std::uint8_t {
   kLinkFailed,  // either: that link will not be, and why
   kLinkReady,   // connector: the link carried a probe; it may be used
   kEnd,         // either: all of this side's queue pairs of the epoch are destroyed; the link that failed, and why
-  kClaim,       // initiator: may these pieces be written?
-  kClaimed,     // destination: the slot, and which of them
+  kClaim,       // initiator: may this chunk be written?
+  kClaimed,     // destination: the slot, and which blocks
   kLanded,      // destination: they are in
   kRelease,     // initiator: no more of them is written
   kRevoke,      // destination: the tag is over, stop and release
@@ -22,19 +22,15 @@ enum class Message : std::uint8_t {
   kWritten,     // initiator: a write with an immediate of its caller's has landed
 };
 
-// The immediate of a piece's last work request: where the destination finds whose piece it is.
+// The immediate of a chunk's last work request: where the destination finds whose chunk it is.
 struct Immediate {
-  static constexpr int kSlotBits = 10, kGenerationBits = 4, kPieceBits = 18;
+  static constexpr int kSlotBits = 10, kGenerationBits = 32 - kSlotBits;
   static constexpr std::uint32_t kSlots = 1u << kSlotBits, kGenerations = 1u << kGenerationBits;
 
-  std::uint32_t slot = 0, generation = 0, piece = 0;
+  std::uint32_t slot = 0, generation = 0;
 
-  std::uint32_t pack() const { return slot << (kGenerationBits + kPieceBits) | generation << kPieceBits | piece; }
-  static Immediate unpack(std::uint32_t word) {
-    return {word >> (kGenerationBits + kPieceBits), word >> kPieceBits & (kGenerations - 1),
-            word & ((1u << kPieceBits) - 1)};
-  }
+  std::uint32_t pack() const { return slot << kGenerationBits | generation; }
+  static Immediate unpack(std::uint32_t word) { return {word >> kGenerationBits, word & (kGenerations - 1)}; }
 };
-static_assert(Immediate::kSlotBits + Immediate::kGenerationBits + Immediate::kPieceBits == 32);
 
 }  // namespace nano::transfer::verbs_wire

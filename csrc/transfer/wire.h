@@ -7,10 +7,12 @@
 #include <string_view>
 #include <type_traits>
 
+#include "base/crc32c.h"
+
 namespace nano::transfer {
 
 inline constexpr std::uint32_t kMagic = 0x6f6e616e;  // "nano"
-inline constexpr std::uint32_t kProtocolVersion = 2;
+inline constexpr std::uint32_t kProtocolVersion = 3;
 inline constexpr std::uint32_t kMaxMessage = 1u << 20;
 inline constexpr std::uint32_t kMaxGreeting = 16u << 10;  // bytes of a body before the peer is authenticated
 inline constexpr std::uint32_t kMaxPathBody = 64u << 10;
@@ -18,11 +20,11 @@ inline constexpr std::size_t kMaxOffer = 1500;     // bytes of a transport's off
 inline constexpr std::size_t kMaxOffers = 8;       // transports
 inline constexpr std::size_t kMaxDescriptors = 4;  // beside one frame; `count` says how many
 
-enum class Kind : std::uint16_t {
+enum class Kind : std::uint8_t {
   kHello = 1,  // connector: version, nonce, name, offers
   kChallenge,  // acceptor: version, nonce, name, offers, its proof of the secret
   kProof,      // connector: its proof
-  kReady,      // acceptor: all of its regions were announced before
+  kReady,      // acceptor: all of its regions were announced before; `op` is its number of the connection
   kRefuse,     // acceptor: why not
   kPath,       // between the two ends of path `op`, the connector's op-th offer
   kDecline,    // path `op` is not used, or no longer: why
@@ -35,28 +37,41 @@ enum class Kind : std::uint16_t {
   kWrite,  // pieces' places, then the payload
   kRead,   // pieces' places
   kData,   // the payload of a kRead
-  kAck,    // how a kWrite or kRead ended
+  kAck,    // how a kMessage, kWrite, kRead or kImmediate ended
+
+  kImmediate,  // all chunks of a kWrite were answered well: tell `status`
+  kAttach,     // connector, first on a further socket: its proof that it belongs to connection `op`, stream `count`
+  kAttached,   // acceptor: it carries chunks from now on
 };
 
 // Both sides have the same byte order: hosts that run nano are little-endian.
 struct Frame {
   std::uint32_t magic = kMagic;
   Kind kind{};
-  std::uint16_t flags = 0;
-  std::uint32_t count = 0;  // pieces, or descriptors
+  std::uint8_t flags = 0;
+  std::uint16_t count = 0;  // pieces, or descriptors
+  std::uint32_t check = 0;  // CRC-32C of this head, with 0 here, and the body
   std::uint32_t body = 0;   // bytes after this head
   std::uint64_t op = 0;
-  std::uint64_t first = 0;  // position of the chunk's first piece in its operation
+  std::uint64_t chunk =
+      0;  // counts the kMessage, kWrite, kRead and kImmediate of a stream; their answers have the same
   std::uint64_t tag = 0;
   std::uint64_t region = 0;
   std::uint64_t length = 0;  // bytes of each block
-  std::uint32_t status = 0;  // of kAck; the immediate of a kWrite
+  std::uint32_t status = 0;  // of kAck; the immediate of a kWrite or kImmediate
   std::uint32_t blocks = 0;  // of kWrite and kData: in the payload. Of kAck: position in the chunk of a refused one
 };
 static_assert(sizeof(Frame) == 64 && std::is_trivially_copyable_v<Frame>);
 
-inline constexpr std::uint16_t kAnswersRead = 1;   // of kAck
-inline constexpr std::uint16_t kHasImmediate = 2;  // of kWrite, the operation's last
+inline constexpr std::uint8_t kHasImmediate = 1;  // of kWrite, the whole operation
+inline constexpr std::uint8_t kPart = 2;  // of kWrite and kRead: one piece, a part of a block of no tag; behind its
+                                          // Place, 8 bytes say how far the block reaches from there
+
+// What a frame's `check` says: a bit that a network changed must not turn into another place in memory.
+inline std::uint32_t check_of(Frame frame, std::string_view body) {
+  frame.check = 0;
+  return crc32c(body, crc32c({reinterpret_cast<const char*>(&frame), sizeof(frame)}));
+}
 
 // One piece in the body of kWrite and kRead.
 struct Place {

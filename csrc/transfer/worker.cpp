@@ -127,6 +127,10 @@ bool Worker::step(std::int64_t now) {
   for (const auto& [id, connection] : active_) {
     try {
       if (!connection->dead()) moved |= connection->progress();
+      if (connection->attachment() && !connection->dead()) {
+        const auto target = active_.find(connection->attachment()->connection);
+        connection->attach_to(target == active_.end() ? nullptr : target->second.get());
+      }
     } catch (const Error& error) {
       connection->sever(error.code(), error.what(), false);
     }
@@ -171,11 +175,12 @@ bool Worker::poll(int timeout_ms) {
     } else if (source == Source::kLocal) {
       accept(local_, true);
     } else if (source == Source::kSocket) {
-      const auto at = active_.find(event.data.u64 >> 3);
+      const auto at = active_.find(event.data.u64 >> Connection::kIdShift);
       if (at == active_.end()) continue;
-      if (event.events & EPOLLIN) at->second->readable();
-      if (event.events & ~std::uint32_t{EPOLLIN | EPOLLOUT}) at->second->hung_up();
-      if (event.events & EPOLLOUT) at->second->writable();
+      const std::size_t stream = event.data.u64 >> Connection::kStreamShift & (kMaxStreams - 1);
+      if (event.events & EPOLLIN) at->second->readable(stream);
+      if (event.events & ~std::uint32_t{EPOLLIN | EPOLLOUT}) at->second->hung_up(stream);
+      if (event.events & EPOLLOUT) at->second->writable(stream);
     }
   }
   return count > 0;

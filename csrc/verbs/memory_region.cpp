@@ -20,10 +20,11 @@ std::string hint(int error) {
 
 }  // namespace
 
-std::shared_ptr<MemoryRegion> MemoryRegion::of(DevicePtr device, void* data, std::size_t bytes, bool writable) {
+std::shared_ptr<MemoryRegion> MemoryRegion::of(DevicePtr device, void* data, std::size_t bytes, bool writable,
+                                               bool relaxed) {
   std::shared_ptr<MemoryRegion> out(new MemoryRegion(std::move(device)));
   const Library& library = out->device_->library();
-  if (library.reg_mr_iova2 != nullptr) {
+  if (relaxed && library.reg_mr_iova2 != nullptr) {
     const auto access = static_cast<unsigned>(access_of(writable) | IBV_ACCESS_RELAXED_ORDERING);
     out->region_ =
         library.reg_mr_iova2(out->device_->domain(), data, bytes, reinterpret_cast<std::uintptr_t>(data), access);
@@ -41,13 +42,15 @@ std::shared_ptr<MemoryRegion> MemoryRegion::of(DevicePtr device, void* data, std
 }
 
 std::shared_ptr<MemoryRegion> MemoryRegion::of_dmabuf(DevicePtr device, int fd, std::uint64_t offset, std::size_t bytes,
-                                                      std::uint64_t address, bool writable) {
+                                                      std::uint64_t address, bool writable, bool relaxed) {
   std::shared_ptr<MemoryRegion> out(new MemoryRegion(std::move(device)));
   const Library& library = out->device_->library();
   NANO_CHECK(library.reg_dmabuf_mr != nullptr, Code::kSystem, "verbs: this libibverbs has no ibv_reg_dmabuf_mr");
-  out->region_ = library.reg_dmabuf_mr(out->device_->domain(), offset, bytes, address, fd,
-                                       access_of(writable) | static_cast<int>(IBV_ACCESS_RELAXED_ORDERING));
-  out->relaxed_ = out->region_ != nullptr;
+  if (relaxed) {
+    out->region_ = library.reg_dmabuf_mr(out->device_->domain(), offset, bytes, address, fd,
+                                         access_of(writable) | static_cast<int>(IBV_ACCESS_RELAXED_ORDERING));
+    out->relaxed_ = out->region_ != nullptr;
+  }
   if (out->region_ == nullptr) {
     out->region_ = library.reg_dmabuf_mr(out->device_->domain(), offset, bytes, address, fd, access_of(writable));
   }

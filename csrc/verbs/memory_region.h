@@ -17,12 +17,13 @@ namespace nano::verbs {
 class MemoryRegion {
  public:
   // Host memory, or device memory when the kernel has a peer-memory module. remote: what peers may do with it.
-  // Relaxed ordering is asked for, and is left out where the library or the kernel does not know it.
+  // relaxed: relaxed ordering is asked for, and is left out where the library or the kernel does not know it.
   // Raises SystemFault, with the reason.
-  static std::shared_ptr<MemoryRegion> of(DevicePtr device, void* data, std::size_t bytes, bool writable);
+  static std::shared_ptr<MemoryRegion> of(DevicePtr device, void* data, std::size_t bytes, bool writable,
+                                          bool relaxed = true);
   // Memory exported as a dma-buf; `address` is what peers and work requests call its first byte.
   static std::shared_ptr<MemoryRegion> of_dmabuf(DevicePtr device, int fd, std::uint64_t offset, std::size_t bytes,
-                                                 std::uint64_t address, bool writable);
+                                                 std::uint64_t address, bool writable, bool relaxed = true);
   ~MemoryRegion();
   MemoryRegion(const MemoryRegion&) = delete;
   MemoryRegion& operator=(const MemoryRegion&) = delete;

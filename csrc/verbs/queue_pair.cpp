@@ -38,26 +38,9 @@ void transition(const Library& library, ibv_qp* pair, const std::string& device,
 
 }  // namespace
 
-void check(const QueuePairOptions& o) {
-  const auto in = [](const char* name, int value, int low, int high) {
-    NANO_CHECK(value >= low && value <= high, Code::kInvalidInput, "verbs: ", name, " must be in [", low, ", ", high,
-               "], got ", value);
-  };
-  in("max_sends", o.max_sends, 1, 32768);
-  in("max_receives", o.max_receives, 1, 32768);
-  in("traffic_class", o.traffic_class, 0, 255);
-  in("hop_limit", o.hop_limit, 64, 255);
-  in("timeout", o.timeout, 1, 31);
-  in("retries", o.retries, 1, 6);
-  in("receiver_retries", o.receiver_retries, 0, 6);
-  NANO_CHECK(o.mtu == 0 || (o.mtu >= 256 && o.mtu <= 4096 && std::has_single_bit(static_cast<unsigned>(o.mtu))),
-             Code::kInvalidInput, "verbs: mtu must be 256, 512, 1024, 2048 or 4096, or 0 for the largest, got ", o.mtu);
-}
-
 QueuePair::QueuePair(DevicePtr device, const PortAddress& address, CompletionQueue& completions,
                      const QueuePairOptions& options)
     : device_(std::move(device)), address_(address), options_(options), first_packet_(random_packet_number()) {
-  check(options);
   const Library& library = device_->library();
   ibv_qp_init_attr wanted{};
   wanted.send_cq = completions.get();
@@ -188,13 +171,23 @@ void QueuePair::post_receives(int count) {
   }
 }
 
-const char* QueuePair::state() const {
+QueuePairState QueuePair::state() const {
   static constexpr std::array<const char*, 7> kNames = {"RESET", "INIT", "RTR", "RTS", "SQD", "SQE", "ERR"};
-  ibv_qp_attr attributes{};
+  ibv_qp_attr is{};
   ibv_qp_init_attr init{};
-  if (device_->library().query_qp(pair_, &attributes, IBV_QP_STATE, &init) != 0) return "unknown";
-  const auto at = static_cast<std::size_t>(attributes.qp_state);
-  return at < kNames.size() ? kNames[at] : "unknown";
+  const int mask = IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY;
+  const int error = device_->library().query_qp(pair_, &is, mask, &init);
+  NANO_CHECK(error == 0, Code::kSystem, "verbs: querying queue pair ", number(), " of device ", device_->name(), ": ",
+             errno_text(error));
+  const auto at = static_cast<std::size_t>(is.qp_state);
+  return {at < kNames.size() ? kNames[at] : "unknown",
+          128 << static_cast<int>(is.path_mtu),
+          is.ah_attr.grh.sgid_index,
+          is.ah_attr.grh.traffic_class,
+          is.ah_attr.grh.hop_limit,
+          is.timeout,
+          is.retry_cnt,
+          is.rnr_retry};
 }
 
 }  // namespace nano::verbs

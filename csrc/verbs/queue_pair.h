@@ -27,12 +27,9 @@ struct QueuePairOptions {
   int traffic_class = 0;     // 0 to 255
   int hop_limit = 64;        // 64 to 255
   int timeout = 14;          // of one try: 4.096 us x 2^timeout
-  int retries = 6;           // 1 to 6: with 7 some devices retry for ever, with 0 they fail without a fault
+  int retries = 6;           // 1 to 6
   int receiver_retries = 6;  // when the receiver is not ready; 0 to 6
 };
-
-// Raises InvalidInput naming the option.
-void check(const QueuePairOptions& options);
 
 // What one side tells the other about a queue pair.
 struct QueuePairAddress {
@@ -42,6 +39,13 @@ struct QueuePairAddress {
   std::uint16_t lid = 0;
   std::uint16_t mtu = 0;   // bytes
   std::uint8_t reads = 0;  // how many the other side may have outstanding
+};
+
+struct QueuePairState {
+  const char* name;  // RESET, INIT, RTR, RTS, SQD, SQE, ERR
+  int mtu;           // bytes
+  int gid_index, traffic_class, hop_limit;
+  int timeout, retries, receiver_retries;
 };
 
 enum class WorkKind : std::uint8_t { kWrite, kWriteWithImmediate, kRead };
@@ -78,8 +82,8 @@ class QueuePair {
   void post(std::span<const Work> work);
   // `count` receives without a buffer: each takes one immediate.
   void post_receives(int count);
-  // The kernel's name of the state it is in.
-  const char* state() const;
+  // What the device says that it uses. Raises SystemFault.
+  QueuePairState state() const;
 
  private:
   DevicePtr device_;

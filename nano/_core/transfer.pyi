@@ -106,6 +106,10 @@ class Peer:
         The last is the socket: "unix" or "tcp"."""
 
     @property
+    def streams(self) -> int:
+        """The sockets that carry its operations."""
+
+    @property
     def closed(self) -> bool: ...
     def write(
         self,
@@ -228,14 +232,57 @@ class Event:
     @property
     def reason(self) -> str: ...
 
+class VerbsOptions:
+    """How an endpoint uses its RDMA devices.
+
+    mtu: bytes of a packet, 256 to 4096 in powers of two; 0: the largest; of two sides the smaller counts. gid_index:
+    the entry of each port's GID table; None: RoCE v2 over IPv4 first. traffic_class: 0 to 255, DSCP in its upper six
+    bits. hop_limit: 64 to 255; for RoCE Linux takes its route's instead. timeout: of one try, 4.096 us * 2**timeout,
+    1 to 31. retries: 1 to 6; 7 and 0 do not mean the same on every device. queue_pairs: for each pair of devices,
+    1 to 16; of two sides the connecting one's counts. relaxed_ordering: lets PCIe reorder writes of the data, where the
+    system knows how.
+    Raises InvalidInput naming the option.
+    """
+
+    def __init__(
+        self,
+        *,
+        mtu: int = 0,
+        gid_index: int | None = None,
+        traffic_class: int = 0,
+        hop_limit: int = 64,
+        timeout: int = 14,
+        retries: int = 6,
+        queue_pairs: int = 2,
+        relaxed_ordering: bool = True,
+    ) -> None: ...
+    @property
+    def mtu(self) -> int: ...
+    @property
+    def gid_index(self) -> int | None: ...
+    @property
+    def traffic_class(self) -> int: ...
+    @property
+    def hop_limit(self) -> int: ...
+    @property
+    def timeout(self) -> int: ...
+    @property
+    def retries(self) -> int: ...
+    @property
+    def queue_pairs(self) -> int: ...
+    @property
+    def relaxed_ordering(self) -> bool: ...
+
 class Endpoint:
     """What a process opens to move memory to and from others: one thread, one port.
 
     name: what peers see; "": the host's name and the process's number. host, port: where TCP listens; 0 takes a free
     port. transports: those offered and used; None: all. secret: shared by all endpoints of a cluster; a host other than
-    loopback needs it, or insecure=True. devices: the RDMA devices to use; None: all. advertise: the host in the
-    descriptor, when it is not `host`. spin: seconds that the thread polls after activity before it sleeps. heartbeat,
-    silence: seconds between signs of life, and after how long without one a peer is lost.
+    loopback needs it, or insecure=True. devices: the RDMA devices to use; None: all. verbs: how. advertise: the host in
+    the descriptor, when it is not `host`. streams: TCP sockets of a connection, 1 to 16, of which both sides take the
+    smaller number; None: as many as the connecting side asks for, and when connecting 1 on one host, 4 between hosts.
+    spin: seconds that the thread polls after activity before it sleeps. heartbeat, silence: seconds between signs of
+    life, and after how long without one a peer is lost.
     Raises Refused, InvalidInput, SystemFault.
     """
 
@@ -249,7 +296,9 @@ class Endpoint:
         insecure: bool = False,
         *,
         devices: Sequence[str] | None = None,
+        verbs: VerbsOptions = ...,
         advertise: str | None = None,
+        streams: int | None = None,
         spin: float = 50e-6,
         heartbeat: float = 1.0,
         silence: float = 10.0,

@@ -42,7 +42,12 @@ class EngineConfig:
     local_prefill_tokens: int = 256  # a rest at most this long is prefilled by the decode engine itself
     transfer_layer_groups: int = 4  # pieces a KV block travels in, one a group of layers
     allow_remote: bool = False  # let `host` be reachable from other machines, without authentication
-    transports: tuple[str, ...] = ("cuda_ipc", "shm", "tcp")
+    transports: tuple[str, ...] = (
+        "cuda_ipc",
+        "shm",
+        "verbs",
+        "tcp",
+    )  # RDMA between hosts that have devices
     transfer_lease: float = 30.0  # seconds without progress until a prefill engine frees blocks nobody fetched
     models: tuple[str, ...] = field(default=())  # names that requests may use; empty: `model` as given
 

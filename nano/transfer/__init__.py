@@ -14,7 +14,7 @@
 Needs numpy alone. docs/transfer.md explains the rules.
 """
 
-from nano._core.transfer import Endpoint, Event, Peer, Region, Request, Transfer
+from nano._core.transfer import Endpoint, Event, Peer, Region, Request, Transfer, VerbsOptions
 from nano.transfer.mesh import Mesh
 
-__all__ = ["Endpoint", "Event", "Mesh", "Peer", "Region", "Request", "Transfer"]
+__all__ = ["Endpoint", "Event", "Mesh", "Peer", "Region", "Request", "Transfer", "VerbsOptions"]

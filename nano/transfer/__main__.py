@@ -67,6 +67,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add_flag(
         bench, "size", type=parse_size, default=256 << 20, help="bytes of the local far side's region (default 256M)"
     )
+    add_flag(bench, "streams", type=int, help="TCP sockets of the connection (default: 1 on one host, else 4)")
     add_flag(bench, "plot", type=Path, help="write GB/s against block size to this PNG (needs matplotlib)")
 
     doctor = commands.add_parser("doctor", help="what works here, and what to change where it does not")
@@ -211,7 +212,7 @@ def far_side(args: argparse.Namespace) -> Iterator[tuple[Endpoint, Far]]:
             descriptor = target_descriptor(args.target)
         else:
             descriptor = stack.enter_context(local_responder(args.size, args.secret_file))
-        endpoint = stack.enter_context(open_endpoint("prober", args))
+        endpoint = stack.enter_context(open_endpoint("prober", args, streams=getattr(args, "streams", None)))
         yield endpoint, Far(endpoint, descriptor, names_of(args.transports), args.timeout)
 
 

@@ -32,9 +32,11 @@ std::string hex(const Digest& digest) {
   return out;
 }
 
+constexpr const char* kStreams = "tcp, 4 streams";
+
 // With an RDMA device, by RDMA as well.
 const std::vector<const char*> kTransports = [] {
-  std::vector<const char*> out{"shm", "cma", "tcp"};
+  std::vector<const char*> out{"shm", "cma", "tcp", kStreams};
 #if __has_include(<infiniband/verbs.h>)
   std::error_code error;
   if (!std::filesystem::is_empty("/sys/class/infiniband", error) && !error) out.push_back("verbs");
@@ -45,7 +47,8 @@ const std::vector<const char*> kTransports = [] {
 Config config(const char* name, const char* transport) {
   Config out;
   out.name = name;
-  out.transports = {transport};
+  out.transports = {transport == kStreams ? "tcp" : transport};
+  if (transport == kStreams) out.streams = 4;
   return out;
 }
 

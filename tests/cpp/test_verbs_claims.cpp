@@ -42,71 +42,72 @@ struct Sink {
     return out;
   }
 
-  static std::uint32_t immediate(const VerbsClaims::Granted& granted, std::uint32_t piece) {
-    return Immediate{granted.slot, granted.generation, piece}.pack();
+  static std::uint32_t immediate(const VerbsClaims::Granted& granted) {
+    return Immediate{granted.slot, granted.generation}.pack();
   }
 };
 
 }  // namespace
 
-TEST_CASE("an immediate holds slot, generation and piece") {
-  const Immediate given{1023, 15, (1 << 18) - 1};
+TEST_CASE("an immediate holds slot and generation") {
+  const Immediate given{1023, (1 << 22) - 1};
   const Immediate back = Immediate::unpack(given.pack());
   CHECK(back.slot == given.slot);
   CHECK(back.generation == given.generation);
-  CHECK(back.piece == given.piece);
-  CHECK(Immediate::unpack(Immediate{1, 2, 3}.pack()).piece == 3);
+  CHECK(Immediate::unpack(Immediate{1, 2}.pack()).generation == 2);
 }
 
-TEST_CASE("a tag is complete once, when the last of its pieces is in, in any order") {
+TEST_CASE("a tag is complete once, when the last of its chunks is in, in any order") {
   Sink sink;
-  const auto tag = sink.expect(7, 3);
-  const auto granted = sink.grant(1, 7, {0, 1, 2});
-  CHECK(granted.status == Status::kOk);
-  CHECK(granted.whole);
-  CHECK(!sink.claims.landed(Sink::immediate(granted, 2)).complete);
-  CHECK(!sink.claims.landed(Sink::immediate(granted, 0)).complete);
-  CHECK(tag->missing() == std::vector<std::int32_t>{1});
-  const auto last = sink.claims.landed(Sink::immediate(granted, 1));
+  const auto tag = sink.expect(7, 5);
+  const auto first = sink.grant(1, 7, {0, 1}), second = sink.grant(2, 7, {2}), third = sink.grant(3, 7, {3, 4});
+  CHECK(first.whole);
+  CHECK(!first.nothing);
+  CHECK(!sink.claims.landed(Sink::immediate(third)).complete);
+  CHECK(!sink.claims.landed(Sink::immediate(first)).complete);
+  CHECK(tag->missing() == std::vector<std::int32_t>{2});
+  const auto last = sink.claims.landed(Sink::immediate(second));
   CHECK(last.complete);
   CHECK(last.settled);
-  CHECK(last.claim == 1);
+  CHECK(last.claim == 2);
   CHECK(last.tag == 7);
   CHECK(sink.claims.live() == 0);
 }
 
 TEST_CASE("a claimed piece is nobody else's until it is released") {
   Sink sink;
-  const auto tag = sink.expect(7, 2);
+  const auto tag = sink.expect(7, 3);
   VerbsClaims other;
   const auto first = sink.grant(1, 7, {0, 1});
   const auto runs = Sink::runs_of({0, 1});
   auto second = other.grant(sink.catalog, 1, 7, sink.region->key, kLength, runs);
   CHECK(second.status == Status::kOk);
+  CHECK(second.nothing);
   CHECK(second.blocks == std::vector<std::uint64_t>{0});
-  CHECK(other.settle(second.slot).status == Status::kBusy);
-  sink.claims.landed(Sink::immediate(first, 0));
+  CHECK(other.land(second.slot).status == Status::kBusy);
   CHECK(sink.claims.release(first.slot, first.generation));
-  second = other.grant(sink.catalog, 2, 7, sink.region->key, kLength, runs);
-  CHECK(second.blocks == std::vector<std::uint64_t>{2});
-  CHECK(other.landed(Immediate{second.slot, second.generation, 0}.pack()).complete);  // the only part
+  CHECK(tag->missing().size() == 3);
+  second = other.grant(sink.catalog, 2, 7, sink.region->key, kLength, Sink::runs_of({0, 1, 2}));
+  CHECK(second.whole);
+  CHECK(other.landed(Sink::immediate(second)).complete);
 }
 
-TEST_CASE("an acknowledgement lost after the data landed: the piece is not granted again") {
+TEST_CASE("an acknowledgement lost after the data landed: the chunk is not granted again") {
   Sink sink;
-  const auto tag = sink.expect(7, 2);
-  const auto first = sink.grant(1, 7, {0, 1});
-  sink.claims.landed(Sink::immediate(first, 0));
+  const auto tag = sink.expect(7, 3);
+  const auto first = sink.grant(1, 7, {0, 1}), second = sink.grant(2, 7, {2});
+  sink.claims.landed(Sink::immediate(first));
   sink.claims.clear();  // the epoch ended before the initiator heard of it
-  const auto again = sink.grant(2, 7, {0, 1});
-  CHECK(again.blocks == std::vector<std::uint64_t>{2});
-  CHECK(sink.claims.landed(Sink::immediate(again, 0)).complete);
-  const auto whole = sink.grant(3, 7, {0, 1});
-  CHECK(whole.blocks == std::vector<std::uint64_t>{0});
-  const auto over = sink.claims.settle(whole.slot);
+  const auto again = sink.grant(3, 7, {0, 1});
+  CHECK(again.nothing);
+  const auto over = sink.claims.land(again.slot);
   CHECK(over.settled);
   CHECK(over.status == Status::kOk);
   CHECK(!over.complete);
+  const auto rest = sink.grant(4, 7, {1, 2});
+  CHECK(rest.blocks == std::vector<std::uint64_t>{2});
+  CHECK(!sink.claims.landed(Sink::immediate(second)).settled);  // of the epoch that ended
+  CHECK(sink.claims.landed(Sink::immediate(rest)).complete);
 }
 
 TEST_CASE("a slot used again does not take an older generation's immediate") {
@@ -117,25 +118,24 @@ TEST_CASE("a slot used again does not take an older generation's immediate") {
   const auto fresh = sink.grant(2, 8, {0});
   CHECK(fresh.slot == old.slot);
   CHECK(fresh.generation != old.generation);
-  const auto late = sink.claims.landed(Sink::immediate(old, 0));
+  const auto late = sink.claims.landed(Sink::immediate(old));
   CHECK(!late.settled);
   CHECK(sink.claims.stale() == 1);
   CHECK(!second->complete());
   CHECK(!sink.claims.release(old.slot, old.generation));
-  CHECK(sink.claims.landed(Sink::immediate(fresh, 0)).complete);
+  CHECK(sink.claims.landed(Sink::immediate(fresh)).complete);
 }
 
 TEST_CASE("immediates that name nothing change nothing") {
   Sink sink;
   const auto tag = sink.expect(7, 2);
   const auto granted = sink.grant(1, 7, {1});
-  for (const std::uint32_t word : {Immediate{500, 1, 0}.pack(), Sink::immediate(granted, 1) + 1,
-                                   Sink::immediate(granted, (1 << 18) - 1), 0xffffffffu}) {
+  for (const std::uint32_t word : {Immediate{500, 1}.pack(), Sink::immediate(granted) + 1, 0xffffffffu}) {
     CHECK(!sink.claims.landed(word).settled);
   }
   CHECK(tag->missing().size() == 2);
-  CHECK(sink.claims.landed(Sink::immediate(granted, 0)).settled);
-  CHECK(!sink.claims.landed(Sink::immediate(granted, 0)).settled);  // twice
+  CHECK(sink.claims.landed(Sink::immediate(granted)).settled);
+  CHECK(!sink.claims.landed(Sink::immediate(granted)).settled);  // twice
   CHECK(tag->missing() == std::vector<std::int32_t>{0});
 }
 
@@ -145,8 +145,7 @@ TEST_CASE("a forgotten tag is held until its claim is released, and its late imm
   const auto granted = sink.grant(1, 7, {0, 1});
   sink.catalog.forget(7);
   CHECK(sink.claims.holds(7));
-  CHECK(!sink.claims.landed(Sink::immediate(granted, 0)).complete);
-  const auto last = sink.claims.landed(Sink::immediate(granted, 1));
+  const auto last = sink.claims.landed(Sink::immediate(granted));
   CHECK(last.settled);
   CHECK(last.status == Status::kUnknownTag);
   CHECK(!last.complete);
@@ -167,12 +166,10 @@ TEST_CASE("more claims at once than there are slots are refused") {
   CHECK(sink.grant(5000, 5000, {0}).status == Status::kOk);
 }
 
-TEST_CASE(
-    "of a run of blocks only those that have not landed are written again, in parts that both sides number alike") {
+TEST_CASE("of a run of blocks only those that have not landed are written again, in parts of neighbours") {
   Sink sink;
   const auto tag = sink.expect(7, 10);
-  const auto part = sink.grant(1, 7, {2, 3, 7});
-  for (std::uint32_t i = 0; i < 3; ++i) sink.claims.landed(Sink::immediate(part, i));
+  sink.claims.landed(Sink::immediate(sink.grant(1, 7, {2, 3, 7})));
   const std::vector<Tag::Run> runs{{0, 0, 6}, {6 * kLength, 6, 4}};
   const auto rest = sink.claims.grant(sink.catalog, 2, 7, sink.region->key, kLength, runs);
   CHECK(!rest.whole);
@@ -186,7 +183,5 @@ TEST_CASE(
   CHECK(parts[3].run == 1);
   CHECK(parts[3].first == 2);
   CHECK(parts[3].blocks == 2);
-  for (const std::uint32_t i : {3u, 1u, 0u}) CHECK(!sink.claims.landed(Sink::immediate(rest, i)).complete);
-  CHECK(tag->missing() == std::vector<std::int32_t>{6});
-  CHECK(sink.claims.landed(Sink::immediate(rest, 2)).complete);
+  CHECK(sink.claims.landed(Sink::immediate(rest)).complete);
 }

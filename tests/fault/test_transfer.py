@@ -18,6 +18,7 @@ import time
 import numpy as np
 import pytest
 from transfer_child import ENVIRONMENT, child, wait_event
+from transfer_frames import HEAD, KINDS, VERSION, frame, text
 
 from nano._core import counters
 from nano.errors import DeadlineExceeded, NanoError, PeerLost, Refused
@@ -177,21 +178,8 @@ def test_a_cancel_of_a_frozen_peers_transfer_returns_in_time(transport: str) -> 
         sink.signal(signal.SIGCONT)
 
 
-# The handshake by hand: head (64 bytes), body.
-HEAD = struct.Struct("<IHHII5QII")
-HELLO, CHALLENGE, PROOF, REFUSE, WRITE = 1, 2, 3, 5, 14
-
-
-def frame(kind: int, body: bytes = b"", *, magic: int = 0x6F6E616E, count: int = 0, length: int = 0) -> bytes:
-    return HEAD.pack(magic, kind, 0, count, len(body), 0, 0, 0, 0, length, 0, 0) + body
-
-
-def text(value: bytes) -> bytes:
-    return struct.pack("<I", len(value)) + value
-
-
-def hello(version: int = 2, secret: bool = False) -> bytes:
-    return struct.pack("<I", version) + text(bytes(32)) + text(b"stranger") + bytes([secret]) + struct.pack("<I", 0)
+def hello(version: int = VERSION, secret: bool = False) -> bytes:
+    return struct.pack("<I", version) + text(bytes(32)) + text(b"stranger") + bytes([secret, 1]) + struct.pack("<I", 0)
 
 
 def dialogue(port: int, *messages: bytes) -> bytes:
@@ -211,14 +199,16 @@ GARBAGE = {
     "an HTTP request": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + bytes(100),
     "zeros": bytes(4096),
     "noise": np.random.default_rng(0).bytes(100_000),
-    "a giant body": HEAD.pack(0x6F6E616E, HELLO, 0, 0, 1 << 30, 0, 0, 0, 0, 0, 0, 0),
-    "a write before the handshake": frame(WRITE, bytes(16), count=1, length=4096) + bytes(4104),
-    "a hello cut short": frame(HELLO, hello()[:20]),
-    "a hello without a name": frame(HELLO, struct.pack("<I", 2) + text(bytes(32)) + text(b"") + bytes(5)),
+    "a giant body": frame(KINDS["hello"], size=1 << 30),
+    "a write before the handshake": frame(KINDS["write"], bytes(16), count=1, length=4096) + bytes(4104),
+    "a hello cut short": frame(KINDS["hello"], hello()[:20]),
+    "a hello without a name": frame(
+        KINDS["hello"], struct.pack("<I", VERSION) + text(bytes(32)) + text(b"") + bytes(6)
+    ),
     "an unknown kind": frame(99),
-    "a proof of nothing": frame(HELLO, hello()) + frame(PROOF, b"short"),
-    "a thousand offers": frame(HELLO, hello()[:-4] + struct.pack("<I", 1000)),
-    "an old version": frame(HELLO, hello(version=0)),
+    "a proof of nothing": frame(KINDS["hello"], hello()) + frame(KINDS["proof"], b"short"),
+    "a thousand offers": frame(KINDS["hello"], hello()[:-4] + struct.pack("<I", 1000)),
+    "an old version": frame(KINDS["hello"], hello(version=0)),
 }
 
 
@@ -230,7 +220,7 @@ def test_garbage_closes_its_own_connection_with_one_log_line(what: str, caplog: 
         sink.poll()
         answer = dialogue(sink.port, GARBAGE[what])
         if what == "an old version":
-            assert b"protocol version 0, expected 2" in answer
+            assert b"protocol version 0, expected 3" in answer
         else:
             assert b"refused" not in answer
         with caplog.at_level(logging.WARNING, "nano.transfer"):
@@ -263,15 +253,15 @@ def test_a_secret_is_checked_on_both_sides() -> None:
 def test_a_proof_cannot_be_guessed_or_played_back(caplog: pytest.LogCaptureFixture) -> None:
     with Endpoint("sink", transports=("tcp",), secret=b"cluster") as sink:
         for digest in (bytes(32), hmac.new(b"guess", b"x", hashlib.sha256).digest()):
-            answer = dialogue(sink.port, frame(HELLO, hello(secret=True)), frame(PROOF, digest))
+            answer = dialogue(sink.port, frame(KINDS["hello"], hello(secret=True)), frame(KINDS["proof"], digest))
             assert b"wrong secret" in answer
         # Playing the acceptor's own proof back to it.
         with socket.create_connection(("127.0.0.1", sink.port), timeout=8) as s:
-            s.sendall(frame(HELLO, hello(secret=True)))
+            s.sendall(frame(KINDS["hello"], hello(secret=True)))
             challenge = b""
-            while len(challenge) < HEAD.size or len(challenge) < HEAD.size + HEAD.unpack_from(challenge)[4]:
+            while len(challenge) < HEAD.size or len(challenge) < HEAD.size + HEAD.unpack_from(challenge)[5]:
                 challenge += s.recv(4096)
-            s.sendall(frame(PROOF, challenge[-32:]))
+            s.sendall(frame(KINDS["proof"], challenge[-32:]))
             assert b"wrong secret" in s.recv(4096)
 
 

@@ -13,14 +13,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from fault_relay import HEAD, KINDS, receive_frame, wait_until
+from fault_relay import wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transfer_frames import HEAD, KINDS, VERSION, frame, receive_frame, text
 
 from nano.errors import Refused
 from nano.transfer import Endpoint, Peer
 
-MAGIC = 0x6F6E616E
 NBYTES = 1 << 16
 GUARD = 0xAA
 OK, MALFORMED = 0, 14
@@ -68,25 +68,11 @@ class World:
             assert (self.safe.array == value).all()
 
 
-def frame(kind: int, body: bytes = b"", payload: bytes = b"", **fields: int) -> bytes:
-    f = {"flags": 0, "count": 0, "op": 0, "first": 0, "tag": 0, "region": 0, "length": 0, "status": 0, "blocks": 0}
-    f |= fields
-    head = HEAD.pack(
-        MAGIC, kind, f["flags"], f["count"], len(body), f["op"], f["first"], f["tag"], f["region"], f["length"],
-        f["status"], f["blocks"],
-    )  # fmt: skip
-    return head + body + payload
-
-
-def text(value: bytes) -> bytes:
-    return struct.pack("<I", len(value)) + value
-
-
 @contextlib.contextmanager
 def admitted(port: int) -> Iterator[socket.socket]:
     """A connection through the whole handshake, with no transport but the socket."""
     with socket.create_connection(("127.0.0.1", port), timeout=8) as s:
-        hello = struct.pack("<I", 2) + text(bytes(32)) + text(b"liar") + b"\0" + struct.pack("<I", 0)
+        hello = struct.pack("<I", VERSION) + text(bytes(32)) + text(b"liar") + b"\0\1" + struct.pack("<I", 0)
         s.sendall(frame(KINDS["hello"], hello))
         assert HEAD.unpack_from(receive_frame(s))[1] == KINDS["challenge"]
         s.sendall(frame(KINDS["proof"], bytes(32)))
@@ -104,7 +90,7 @@ def answers(s: socket.socket) -> list[tuple[int, int]]:
     with contextlib.suppress(ConnectionResetError):
         while len(answer := receive_frame(s)) >= HEAD.size:
             head = HEAD.unpack_from(answer)
-            out.append((head[1], head[10]))
+            out.append((head[1], head[11]))
     return out
 
 
@@ -119,8 +105,8 @@ def write(offset: int, *, tag: int = 0, region: int = KV, piece: int = 0, length
     )  # fmt: skip
 
 
-def read(offset: int, region: int = KV, length: int = 4096) -> bytes:
-    return frame(KINDS["read"], place(offset), count=1, region=region, length=length, blocks=1)
+def read(offset: int, region: int = KV, length: int = 4096, chunk: int = 0) -> bytes:
+    return frame(KINDS["read"], place(offset), count=1, chunk=chunk, region=region, length=length, blocks=1)
 
 
 REFUSED = {
@@ -141,7 +127,7 @@ REFUSED = {
 def test_what_a_peer_may_not_do_is_refused_and_the_connection_goes_on(what: str) -> None:
     with World("tcp") as world, admitted(world.sink.port) as s:
         s.sendall(REFUSED[what])
-        s.sendall(read(0, length=64))  # allowed, and still answered
+        s.sendall(read(0, length=64, chunk=1))  # allowed, and still answered
         kinds = answers(s)
         assert [kind for kind, _ in kinds] == [KINDS["ack"], KINDS["data"]]
         assert kinds[0][1] != OK
@@ -156,7 +142,8 @@ BROKEN = {
     "a run of no blocks": frame(KINDS["read"], place(0, run=0), count=1, region=KV, length=64),
     "a run of a billion blocks": frame(KINDS["read"], place(0, run=10**9), count=1, region=KV, length=64),
     "more pieces than a chunk has": frame(KINDS["read"], place(0) * 257, count=257, region=KV, length=64),
-    "a body of a gigabyte": HEAD.pack(MAGIC, KINDS["read"], 0, 1, 1 << 30, 0, 0, 0, KV, 64, 0, 1),
+    "a body of a gigabyte": frame(KINDS["read"], size=1 << 30, count=1, region=KV, length=64, blocks=1),
+    "a frame with a bit that changed": bytes([*(good := read(0))[:40], good[40] ^ 1, *good[41:]]),
     "an end of the handshake that was over": frame(KINDS["synced"]),
     "a frame for a path that does not exist": frame(6, b"x", op=7),
     "a region for a path that does not exist": frame(8, b"x", op=7),
@@ -186,8 +173,8 @@ def test_a_peer_that_leaves_right_behind_its_last_bytes_is_lost_at_once() -> Non
 fields = st.fixed_dictionaries(
     {},
     optional={
-        "flags": st.integers(0, 2**16 - 1), "count": st.sampled_from(BIG), "op": st.sampled_from(HUGE),
-        "first": st.sampled_from(HUGE), "tag": st.sampled_from([0, 1, 2, 2**64 - 1]),
+        "flags": st.integers(0, 2**8 - 1), "count": st.sampled_from([0, 1, 255, 256, 257, 2**16 - 1]),
+        "op": st.sampled_from(HUGE), "chunk": st.sampled_from(HUGE), "tag": st.sampled_from([0, 1, 2, 2**64 - 1]),
         "region": st.sampled_from([KV ^ 1, 0]), "length": st.sampled_from(HUGE), "status": st.sampled_from(BIG),
         "blocks": st.sampled_from(BIG),
     },

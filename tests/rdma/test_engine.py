@@ -8,9 +8,11 @@ import numpy as np
 from reference import judge
 
 from nano import wire
+from nano._core.transfer import address_descriptor
 from nano.engine.client import EngineClient, Row
 from nano.engine.config import EngineConfig
 from nano.engine.server import EngineServer
+from nano.transfer import Endpoint
 
 
 def config(path: Path, role: str) -> EngineConfig:
@@ -42,3 +44,13 @@ def test_tokens_are_exact_when_kv_blocks_travel_by_rdma(tiny: Path) -> None:
         side = prefill._prefill
         assert side is not None
         assert [peer.transport for peer in side._peers.values()] == ["verbs"]
+
+
+def test_engines_use_rdma_between_hosts_and_shared_memory_within_one_unless_told_otherwise() -> None:
+    transports = EngineConfig("any").transports
+    with Endpoint("decode", transports=transports) as decode, Endpoint("prefill", transports=transports) as prefill:
+        # Known by its TCP port alone, it may be on another host.
+        far = prefill.connect(address_descriptor("127.0.0.1", decode.port), timeout=20)
+        assert far.transport == "verbs", far.transports
+        near = prefill.connect(decode.descriptor(), timeout=20)
+        assert near.transport == "shm", near.transports

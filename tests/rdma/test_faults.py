@@ -41,7 +41,7 @@ def test_a_destination_killed_in_the_middle_fails_the_transfer_at_once() -> None
     with Endpoint("source", transports=("verbs",)) as ep, general.child(general.SINK, "verbs", nbytes) as sink:
         region = ep.allocate(nbytes, "kv")
         peer = ep.connect(bytes.fromhex(sink.first), timeout=20)
-        transfers = [peer.write(region, "kv", offsets(region), offsets(region), BLOCK) for _ in range(8)]
+        transfers = [peer.write(region, "kv", offsets(region), offsets(region), BLOCK) for _ in range(24)]
         transfers[0].wait(20)
         began = time.monotonic()
         sink.signal(signal.SIGKILL)

@@ -212,7 +212,7 @@ def decode_config(sequences: int, element_size: int) -> DecodeConfig:
         return DecodeConfig(tile=32, stages=2, warps=4, programs=2, prefetch=2)
     if sequences == 1:
         return DecodeConfig(tile=64, stages=5, warps=2, programs=2, prefetch=2)
-    return DecodeConfig(tile=64, stages=5, warps=4, programs=3, prefetch=2)
+    return DecodeConfig(tile=64, stages=3, warps=2, programs=4, prefetch=2)
 
 
 class DecodeScratch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from typing import Any
 
 import torch
@@ -20,6 +21,10 @@ FUSED_ROWS = 16  # the most rows of fp8 products with activations that are not q
 MANY_ROWS = 512  # from so many rows, gate, up and SiLU in one kernel beat a product and SiLU in turn
 ROWS_STEP = 4  # cuBLAS's block-scaled product takes multiples of it
 SCALES_STEP = 4  # columns of a weight's scales
+
+# cuBLAS shares K out, as few rows of a long product want it, only where its workspace holds the parts; torch's own is
+# too small for most. Read when the first such product runs.
+os.environ.setdefault("CUBLASLT_WORKSPACE_SIZE", "65536")  # KiB
 
 
 @functools.cache
