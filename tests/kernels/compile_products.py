@@ -59,6 +59,8 @@ def launches() -> Iterator[str]:
                 linear.linear_fp8(x, None, torch.empty(n, k, dtype=FP8), scales, out)
             else:
                 linear.linear(x, torch.empty(n, k, dtype=HALF), out)
+    yield "1 row, a weight of 1 row"
+    _row(torch.empty(1, 64, dtype=HALF), torch.empty(1, 64, dtype=HALF), torch.empty(1, 1, dtype=HALF), Lanes(8, 4))
     x, out = torch.empty(512, 1024, dtype=HALF), torch.empty(512, 3072, dtype=HALF)
     yield "512 rows, bf16, SiLU at the end"
     linear.linear_silu(x, torch.empty(6144, 1024, dtype=HALF), out)

@@ -8,7 +8,7 @@ import triton.language as tl
 
 from nano.engine.kernels.launch import dependent_launch
 from nano.engine.kernels.norm import store_quantized
-from nano.engine.kernels.prefetch import start_early
+from nano.engine.kernels.prefetch import start
 
 
 @triton.jit(do_not_specialize=["scale_row", "scale_group"])
@@ -23,7 +23,7 @@ def _silu_mul(
     first = tl.program_id(1) * BLOCK
     columns = first + tl.arange(0, BLOCK)
     inside = columns < width
-    start_early(PDL)
+    start(PDL)
     gate = tl.load(gate_up + row * in_row + columns, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(gate_up + row * in_row + width + columns, mask=inside, other=0.0).to(tl.float32)
     values = gate * tl.sigmoid(gate) * up

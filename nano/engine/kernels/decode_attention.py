@@ -11,6 +11,7 @@ import triton.language as tl
 
 from nano.engine.kernels.launch import dependent_launch, processors
 from nano.engine.kernels.paging import LOG2E, MASKED_SCORE, dot, prefetch_rows, tile_rows, to_cache
+from nano.engine.kernels.prefetch import start as start_kernel
 from nano.engine.kernels.prefetch import start_early
 from nano.errors import InvalidInput
 
@@ -167,7 +168,10 @@ def _decode(
         if q_norm is not None:
             q_gain, q_other = tl.load(q_norm + columns), tl.load(q_norm + (columns ^ (HEAD_DIM // 2)))
             k_gain, k_other = tl.load(k_norm + columns), tl.load(k_norm + (columns ^ (HEAD_DIM // 2)))
-    start_early(PDL)
+    if SEARCH == 1:
+        start_early(PDL)
+    else:
+        start_kernel(PDL)
 
     while unit < end:
         length = tl.load(context_lens + sequence)

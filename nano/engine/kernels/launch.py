@@ -1,11 +1,12 @@
 """How kernels are launched: the device's size and programmatic dependent launch.
 
 A kernel launched dependently starts while those before it on the stream still run, and fetches what it can before it
-waits for them in `gdc_wait`: then the kernel before has ended, and so have all before that, which waited as well. Most
-kernels let their follower start as soon as all their own programs have (`prefetch.start_early`): memory is never idle
-while a small kernel runs. These rules make that safe, also when captured in a CUDA graph: before `gdc_wait` a kernel
-writes nothing, and reads only what no kernel of the step writes (weights, the step's arrays). One that reads more
-follows a kernel that lets it start only after its own wait (`prefetch.start`): then all but that one have ended.
+waits for them in `gdc_wait`: then the kernel before has ended, and so have all before that, which waited as well. A
+kernel lets its follower start after its own wait (`prefetch.start`), so that all but that kernel have ended by then; or
+as soon as all its own programs have started (`prefetch.start_early`), as those of one row do, which wait more than they
+work. These rules make that safe, also when captured in a CUDA graph: before `gdc_wait` a kernel writes nothing, and
+reads only what no kernel of the step writes (weights, the step's arrays). One that reads more follows a kernel that
+lets it start after its wait.
 """
 
 from __future__ import annotations

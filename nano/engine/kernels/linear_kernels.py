@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from nano.engine.kernels.prefetch import prefetch, start, start_early
+from nano.engine.kernels.prefetch import prefetch, start
 
 
 @triton.jit
@@ -48,7 +48,7 @@ def rows_kernel(
     if PDL and ahead > 0:
         size = tl.minimum(ahead, (end - begin) * (weight.dtype.element_ty.primitive_bitwidth // 8)) // 16 * 16
         prefetch(weight + row + begin, size, BN)
-    start_early(PDL)
+    start(PDL)
     acc = tl.zeros([BN, BM], tl.float32)
     groups = tl.cdiv(K, 128)
     scale_at = weight_scales if weight_scales is None else weight_scales + tile * BN // 128 * groups

@@ -18,7 +18,7 @@ from nano.errors import InvalidInput
 
 FEW_TOKENS = 4  # up to so many tokens, pairs are multiplied one by one
 # fp8 -> how the products of gate and up, and of down, are cut then.
-FEW = {False: (Lanes(4, 4), Lanes(4, 8)), True: (Lanes(4, 4), Lanes(4, 8, bytes=8))}
+FEW = {False: (Lanes(2, 2, 2, 2), Lanes(4, 8)), True: (Lanes(8, 8), Lanes(4, 8, bytes=8))}
 
 
 class MoeScratch:

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from nano.engine.kernels.launch import dependent_launch
-from nano.engine.kernels.prefetch import start_early
+from nano.engine.kernels.prefetch import start
 
 
 @triton.jit
@@ -43,7 +43,7 @@ def _rms_norm(
     source = row
     if rows is not None:
         source = tl.load(rows + row).to(tl.int64)
-    start_early(PDL)
+    start(PDL)
     values = tl.load(x + source * x_row + columns, mask=inside, other=0.0)
     if delta is not None:
         added = tl.load(delta + source * delta_row + columns, mask=inside, other=0.0)

@@ -8,7 +8,7 @@ import triton.language as tl
 
 from nano.engine.kernels.launch import dependent_launch
 from nano.engine.kernels.paging import to_cache
-from nano.engine.kernels.prefetch import start_early
+from nano.engine.kernels.prefetch import start
 
 
 @triton.jit(do_not_specialize_on_alignment=["positions", "slots"])
@@ -37,7 +37,7 @@ def _qk_norm_rope_write(
     is_q = heads < HEADS
     is_k = (heads >= HEADS) & (heads < HEADS + KV_HEADS)
     is_v = (heads >= HEADS + KV_HEADS) & (heads < HEADS + 2 * KV_HEADS)
-    start_early(PDL)
+    start(PDL)
 
     source = qkv + token * qkv_row + heads[:, None] * HEAD_DIM + half[None, :]
     inside = (heads < HEADS + 2 * KV_HEADS)[:, None]
@@ -73,7 +73,7 @@ def _qk_norm_rope_write(
 def _embed(weight, ids, out, weight_row, out_row, vocabulary, width, BLOCK: tl.constexpr, PDL: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    start_early(PDL)
+    start(PDL)
     row = tl.load(ids + token).to(tl.int64)
     known = (row >= 0) & (row < vocabulary)
     values = tl.load(weight + row * weight_row + columns, mask=known & (columns < width), other=0.0)

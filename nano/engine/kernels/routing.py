@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from nano.engine.kernels.launch import dependent_launch
-from nano.engine.kernels.prefetch import start, start_early
+from nano.engine.kernels.prefetch import start
 from nano.errors import InvalidInput
 
 FEW_PAIRS = 4096  # up to so many, every expert looks at all pairs
@@ -25,7 +25,7 @@ def _route_kernel(
     token = tl.program_id(0)
     expert = tl.arange(0, EXPERTS)
     slot = tl.arange(0, SLOTS)
-    start_early(PDL)
+    start(PDL)
     values = tl.load(logits + token.to(tl.int64) * stride + expert, mask=expert < experts, other=float("-inf"))
     values = values.to(tl.float32)
     shares = tl.exp(values - tl.max(values, axis=0))

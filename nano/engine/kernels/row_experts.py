@@ -77,7 +77,7 @@ def _gate_up_kernel(
     wide_k = gl.expand_dims(k, 0)
     group = gl.expand_dims(gl.arange(0, P, gl.SliceLayout(0, ROW_PIECE)), 0) * V
     place = gl.expand_dims(gl.expand_dims(gl.minimum(n, N - 1), 1), 2).to(gl.int64) * K + wide_k
-    up = N.to(gl.int64) * K
+    up = gl.cast(N, gl.int64) * K
     start(PDL)  # not earlier: the second kernel reads logits before its own wait
     ids, _ = _chosen(logits + token * experts, experts, False, TOP_K, EXPERTS, SLOT, _CHOSEN)
     expert = gl.sum(gl.where(gl.arange(0, _CHOSEN, SLOT) == pair % TOP_K, ids, 0), axis=0).to(gl.int64)

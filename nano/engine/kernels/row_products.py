@@ -118,10 +118,10 @@ def row_kernel(
     group = gl.expand_dims(gl.arange(0, P, gl.SliceLayout(0, ROW_PIECE)), 0) * V
     row = gl.expand_dims(gl.expand_dims(gl.minimum(n, N - 1), 1), 2).to(gl.int64) * K
     w_at = weight + row + wide_k
-    up = N.to(gl.int64) * K
+    up = gl.cast(N, gl.int64) * K  # a size of 1 is a constant to the compiler
     if PDL and ahead > 0:
         SIZE: gl.constexpr = weight.dtype.element_ty.primitive_bitwidth // 8
-        size, pitch = gl.minimum(ahead, K * SIZE) // 16 * 16, K.to(gl.int64) * SIZE
+        size, pitch = gl.minimum(ahead, K * SIZE) // 16 * 16, gl.cast(K, gl.int64) * SIZE
         _prefetch_rows(weight, first, N, size, pitch, BN, WN * WK)
         if GATED:
             _prefetch_rows(weight + up, first, N, size, pitch, BN, WN * WK)
