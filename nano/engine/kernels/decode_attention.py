@@ -118,8 +118,11 @@ def _decode(
     sequence = 0
     start = 0
     if SEARCH == 1:
-        total = _tiles_of(tl.load(context_lens), TILE) * KV_HEADS
+        tiles = _tiles_of(tl.load(context_lens), TILE)
+        total = tiles * KV_HEADS
         share = tl.maximum(tl.cdiv(total, tl.num_programs(0)), LEAST)
+        # Adding up PIECES pieces takes about as long as two tiles: this is where both sums together are smallest.
+        share = tl.maximum(share, tl.sqrt(2.0 * tiles / PIECES).to(tl.int32))
         unit = program * share
     else:
         lanes = tl.arange(0, SEARCH)
