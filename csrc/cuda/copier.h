@@ -20,8 +20,8 @@ struct Copy {
 };
 
 // How: by copy engines, for page-locked memory of the host or memory of another device; by the driver one after the
-// other, in the calling thread's time, for other memory of the host; by a kernel, inside the device's own memory and for
-// small pieces of another's; by a kernel of few thread blocks, for small pieces of page-locked memory.
+// other, in the calling thread's time, for other memory of the host; by a kernel, inside the device's own memory and
+// for small pieces of another's; by a kernel of few thread blocks, for small pieces of page-locked memory.
 enum class By { kEngines, kDriver, kKernel, kHostKernel };
 
 class CopyKernel;
