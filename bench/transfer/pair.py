@@ -21,7 +21,9 @@ from nano.transfer import Endpoint, Peer, Region
 def open_region(endpoint: Endpoint, transport: str, name: str, seed: int) -> Region:
     """NBYTES of noise: allocated memory, or, for cma, pages that somebody else allocated."""
     if transport == "cma":
-        region = endpoint.register(np.frombuffer(mmap.mmap(-1, NBYTES), np.uint8), name)
+        pages = mmap.mmap(-1, NBYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        pages.madvise(mmap.MADV_HUGEPAGE)  # as numpy does
+        region = endpoint.register(np.frombuffer(pages, np.uint8), name)
     else:
         region = endpoint.allocate(NBYTES, name)
     region.array[:] = np.random.default_rng(seed).integers(0, 256, NBYTES, dtype=np.uint8)
