@@ -255,7 +255,7 @@ class DecodeConfig:
 
 
 def decode_config(sequences: int, element_size: int) -> DecodeConfig:
-    """Measured on an H100; `element_size` is the cache's, in bytes."""
+    """Measured on an H200; `element_size` is the cache's, in bytes."""
     if element_size == 4:
         return DecodeConfig(tile=32, stages=2, warps=4, programs=2, prefetch=2)
     if sequences == 1:
