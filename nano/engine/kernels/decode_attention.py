@@ -2,90 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
+from nano.engine.kernels.decode_config import DecodeConfig, decode_config
+from nano.engine.kernels.decode_tiles import add_tile, load_tile, merge, tiles_of, turned
 from nano.engine.kernels.launch import dependent_launch, processors
-from nano.engine.kernels.paging import LOG2E, MASKED_SCORE, dot, prefetch_rows, tile_rows, to_cache
+from nano.engine.kernels.paging import LOG2E, MASKED_SCORE, prefetch_rows, tile_rows, to_cache
 from nano.engine.kernels.prefetch import start as start_kernel
 from nano.engine.kernels.prefetch import start_early
 from nano.errors import InvalidInput
-
-
-@triton.jit
-def _tiles_of(lengths, TILE: tl.constexpr):
-    """Tiles of a sequence, at least one."""
-    return tl.maximum(tl.cdiv(lengths, TILE), 1)
-
-
-@triton.jit
-def _load_tile(k, v, table, tile, length, head, k_block, k_head, k_token, v_block, v_head, v_token,
-               HEAD_DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
-    inside = (tile * TILE + tl.arange(0, TILE) < length)[:, None]
-    columns = tl.arange(0, HEAD_DIM)[None, :]
-    k_rows = tile_rows(k, table, tile, length, head, k_block, k_head, k_token, BLOCK_SIZE, TILE, True)
-    keys = tl.load(k_rows[:, None] + columns, mask=inside, other=0.0)
-    v_rows = tile_rows(v, table, tile, length, head, v_block, v_head, v_token, BLOCK_SIZE, TILE, True)
-    return keys, tl.load(v_rows[:, None] + columns, mask=inside, other=0.0)
-
-
-@triton.jit
-def _add_tile(query, keys, values, tile, length, greatest, sums, acc, scale, ROWS: tl.constexpr, TILE: tl.constexpr):
-    inside = tile * TILE + tl.arange(0, TILE) < length
-    scores = dot(query, tl.trans(keys.to(query.dtype)), tl.zeros([ROWS, TILE], tl.float32))
-    scores = tl.where(inside[None, :], scores * scale, MASKED_SCORE)
-    new_greatest = tl.maximum(greatest, tl.max(scores, 1))
-    shares = tl.exp2(scores - new_greatest[:, None])
-    shrink = tl.exp2(greatest - new_greatest)
-    sums = sums * shrink + tl.sum(shares, 1)
-    acc = dot(shares.to(query.dtype), values.to(query.dtype), acc * shrink[:, None])
-    return new_greatest, sums, acc
-
-
-@triton.jit
-def _merge(partials, all_tops, all_wholes, out_base, out_head, pieces, v_scale,
-           GROUP: tl.constexpr, GROUP_ROWS: tl.constexpr, HEAD_DIM: tl.constexpr, PIECES: tl.constexpr):  # fmt: skip
-    """Adds up what `pieces` programs left, PIECES at a time, and stores the result."""
-    columns = tl.arange(0, HEAD_DIM)
-    group = tl.arange(0, GROUP_ROWS)
-    top = tl.full([GROUP_ROWS], MASKED_SCORE, tl.float32)
-    whole = tl.zeros([GROUP_ROWS], tl.float32)
-    result = tl.zeros([GROUP_ROWS, HEAD_DIM], tl.float32)
-    for first in range(0, pieces, PIECES):
-        some = tl.arange(0, PIECES)
-        present = (first + some < pieces)[:, None] & (group < GROUP)[None, :]
-        places = some[:, None] * GROUP + group[None, :]
-        base = first * GROUP
-        tops = tl.load(all_tops + base + places, mask=present, other=MASKED_SCORE, cache_modifier=".cg")
-        wholes = tl.load(all_wholes + base + places, mask=present, other=0.0, cache_modifier=".cg")
-        rows = partials + base * HEAD_DIM + (places[:, :, None] * HEAD_DIM + columns[None, None, :])
-        parts = tl.load(rows, mask=present[:, :, None], other=0.0, cache_modifier=".cg")
-        new_top = tl.maximum(top, tl.max(tops, 0))
-        weights = tl.exp2(tops - new_top[None, :])
-        shrink = tl.exp2(top - new_top)
-        whole = whole * shrink + tl.sum(wholes * weights, 0)
-        result = result * shrink[:, None] + tl.sum(parts * weights[:, :, None], 0)
-        top = new_top
-    result = result * (v_scale / tl.where(group < GROUP, whole, 1.0))[:, None]
-    out_rows = out_base + group[:, None] * out_head + columns[None, :]
-    tl.store(out_rows, result.to(out_base.dtype.element_ty), mask=group[:, None] < GROUP)
-
-
-@triton.jit
-def _turned(heads, norm, other_norm, cosine, sine, inside, eps, HEAD_DIM: tl.constexpr):
-    """Rows of `heads` [.] normed and rotated, fp32 [., HEAD_DIM]; the sines of a row's first half are negative."""
-    columns = tl.arange(0, HEAD_DIM)[None, :]
-    values = tl.load(heads[:, None] + columns, mask=inside[:, None], other=0.0).to(tl.float32)
-    others = tl.load(heads[:, None] + (columns ^ (HEAD_DIM // 2)), mask=inside[:, None], other=0.0).to(tl.float32)
-    if norm is not None:
-        factor = tl.rsqrt(tl.sum(values * values, 1) / HEAD_DIM + eps)[:, None]
-        values = values * factor * norm[None, :]
-        others = others * factor * other_norm[None, :]
-    return values * cosine[None, :] + others * sine[None, :]
 
 
 @triton.jit(do_not_specialize=["sequences", "table_stride"], do_not_specialize_on_alignment=["tables", "context_lens"])
@@ -118,7 +47,7 @@ def _decode(
     sequence = 0
     start = 0
     if SEARCH == 1:
-        tiles = _tiles_of(tl.load(context_lens), TILE)
+        tiles = tiles_of(tl.load(context_lens), TILE)
         total = tiles * KV_HEADS
         share = tl.maximum(tl.cdiv(total, tl.num_programs(0)), LEAST)
         # Adding up PIECES pieces takes about as long as two tiles: this is where both sums together are smallest.
@@ -130,7 +59,7 @@ def _decode(
         for first in range(0, sequences, SEARCH):
             inside = first + lanes < sequences
             lengths = tl.load(context_lens + first + lanes, mask=inside, other=0)
-            total += tl.sum(tl.where(inside, _tiles_of(lengths, TILE), 0))
+            total += tl.sum(tl.where(inside, tiles_of(lengths, TILE), 0))
         total *= KV_HEADS
         share = tl.maximum(tl.cdiv(total, tl.num_programs(0)), LEAST)
         unit = program * share
@@ -138,7 +67,7 @@ def _decode(
         for first in range(0, sequences, SEARCH):
             inside = first + lanes < sequences
             lengths = tl.load(context_lens + first + lanes, mask=inside, other=0)
-            units = tl.where(inside, _tiles_of(lengths, TILE), 0) * KV_HEADS
+            units = tl.where(inside, tiles_of(lengths, TILE), 0) * KV_HEADS
             before = inside & (passed + tl.cumsum(units, 0) <= unit)
             sequence += tl.sum(before.to(tl.int32))
             start += tl.sum(tl.where(before, units, 0))
@@ -150,7 +79,7 @@ def _decode(
     if PDL and PREFETCH > 0:
         # No kernel of this step but one writes to these tiles, and that only to the last position.
         length = tl.load(context_lens + sequence)
-        tiles = _tiles_of(length, TILE)
+        tiles = tiles_of(length, TILE)
         head = (unit - start) // tiles
         low = unit - start - head * tiles
         table = tables + tl.cast(sequence, tl.int64) * table_stride
@@ -178,7 +107,7 @@ def _decode(
 
     while unit < end:
         length = tl.load(context_lens + sequence)
-        tiles = _tiles_of(length, TILE)
+        tiles = tiles_of(length, TILE)
         head = (unit - start) // tiles
         segment = start + head * tiles
         low = unit - segment
@@ -191,11 +120,11 @@ def _decode(
             query = tl.load(q_rows, mask=rows[:, None] < GROUP, other=0.0)
         else:
             heads = q_row + (head * GROUP + rows) * HEAD_DIM
-            query = _turned(heads, q_gain, q_other, cosine, sine, rows < GROUP, eps, HEAD_DIM).to(out.dtype.element_ty)
+            query = turned(heads, q_gain, q_other, cosine, sine, rows < GROUP, eps, HEAD_DIM).to(out.dtype.element_ty)
             if (high == tiles) & (length > 0):
                 one = tl.arange(0, 1)
                 new_k = q + (KV_HEADS * GROUP + head) * HEAD_DIM
-                key = _turned(new_k + one, k_gain, k_other, cosine, sine, one == 0, eps, HEAD_DIM)
+                key = turned(new_k + one, k_gain, k_other, cosine, sine, one == 0, eps, HEAD_DIM)
                 value = tl.load(new_k + KV_HEADS * HEAD_DIM + columns).to(tl.float32)
                 block = tl.load(table + last // BLOCK_SIZE).to(tl.int64)
                 k_at = k + block * k_block + head * k_head + (last % BLOCK_SIZE) * k_token
@@ -207,9 +136,9 @@ def _decode(
         sums = tl.zeros([ROWS], tl.float32)
         acc = tl.zeros([ROWS, HEAD_DIM], tl.float32)
         for tile in tl.range(low, high, num_stages=STAGES):
-            tile_keys, tile_values = _load_tile(k, v, table, tile, length, head, k_block, k_head, k_token,
+            tile_keys, tile_values = load_tile(k, v, table, tile, length, head, k_block, k_head, k_token,
                                                 v_block, v_head, v_token, HEAD_DIM, BLOCK_SIZE, TILE)  # fmt: skip
-            greatest, sums, acc = _add_tile(
+            greatest, sums, acc = add_tile(
                 query, tile_keys, tile_values, tile, length, greatest, sums, acc, scale, ROWS, TILE
             )
 
@@ -232,35 +161,13 @@ def _decode(
             if arrived == pieces - 1:
                 tl.store(arrivals + counter, 0)
                 piece = (first_program + counter) * GROUP
-                _merge(partials + piece * HEAD_DIM, tops + piece, wholes + piece, out_base, out_head, pieces, v_scale,
+                merge(partials + piece * HEAD_DIM, tops + piece, wholes + piece, out_base, out_head, pieces, v_scale,
                        GROUP, GROUP_ROWS, HEAD_DIM, PIECES)  # fmt: skip
 
         unit = segment + high
         if unit == start + tiles * KV_HEADS:
             start = unit
             sequence += 1
-
-
-@dataclass(frozen=True)
-class DecodeConfig:
-    """How decode attention is cut up."""
-
-    tile: int  # positions
-    stages: int
-    warps: int
-    programs: int  # a multiprocessor
-    prefetch: int  # tiles that each program asks for before it waits for the kernel before it
-    least: int = 2  # tiles a program: adding up pieces takes as long as one more tile
-    pieces: int = 8  # added up at a time
-
-
-def decode_config(sequences: int, element_size: int) -> DecodeConfig:
-    """Measured on an H200; `element_size` is the cache's, in bytes."""
-    if element_size == 4:
-        return DecodeConfig(tile=32, stages=2, warps=4, programs=2, prefetch=2)
-    if sequences == 1:
-        return DecodeConfig(tile=32, stages=5, warps=2, programs=2, prefetch=2, least=1)
-    return DecodeConfig(tile=64, stages=3, warps=2, programs=4, prefetch=2)
 
 
 class DecodeScratch:
