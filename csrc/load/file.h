@@ -19,6 +19,8 @@ class File {
   void read(std::uint64_t offset, std::uint64_t bytes, std::byte* to) const;
 
  private:
+  std::uint64_t size() const;
+
   const std::string path_;
   const int descriptor_;
 };
