@@ -149,6 +149,41 @@ def opened(child: Peer, kind: str, seed: int | None = None, transports: list[str
         child.ask("close")
 
 
+def write_across(child: Peer, near: str, far: str) -> None:
+    """A tagged write of scattered pieces from a region here to one there, by cuda_ipc, lands exactly."""
+    with opened(child, far) as descriptor, Endpoint("parent") as endpoint:
+        region = make_region(endpoint, near, "near", seed=1)
+        src, dst = places(40, 2), places(40, 3)
+        child.ask("expect", 7, dst, PIECE)
+        with endpoint.connect(descriptor, timeout=20) as remote:
+            assert dict(remote.transports)["cuda_ipc"] == ""
+            remote.write(region, "far", src, dst, PIECE, tag=7).wait(20)
+            assert child.ask("missing", 7) == []
+            got = child.ask("content")
+        np.testing.assert_array_equal(got, moved(tensor(region).cpu().numpy(), src, dst))
+
+
+def read_across(child: Peer, near: str, far: str) -> None:
+    """A read of scattered pieces from a region there to one here lands exactly."""
+    with opened(child, far, 5) as descriptor, Endpoint("parent") as endpoint:
+        region = make_region(endpoint, near, "near")
+        src, dst = places(40, 2), places(40, 3)
+        with endpoint.connect(descriptor, timeout=20) as remote:
+            remote.read(region, "far", dst, src, PIECE).wait(20)
+        np.testing.assert_array_equal(tensor(region).cpu().numpy(), moved(pattern(5).numpy(), src, dst))
+
+
+def write_inside(near: str, far: str) -> None:
+    """A write between two endpoints of this process lands exactly."""
+    with Endpoint("a") as a, Endpoint("b") as b:
+        region, target = make_region(a, near, "near", seed=1), make_region(b, far, "far")
+        src, dst = places(30, 2), places(30, 3)
+        with a.connect(b.descriptor()) as remote:
+            remote.write(region, "far", src, dst, PIECE).wait(20)
+        np.testing.assert_array_equal(tensor(target).cpu().numpy(), moved(tensor(region).cpu().numpy(), src, dst))
+        del target, region
+
+
 def kill_the_exporter(child: Peer, kind: str, near_kind: str = "device") -> None:
     """kill -9 while its memory is being pulled: an event, no hang, and memory here that is what it was."""
     count = 4000

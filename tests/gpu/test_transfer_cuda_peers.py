@@ -16,11 +16,11 @@ from cuda_peer import (  # noqa: E402
     Peer,
     kill_the_exporter,
     make_region,
-    moved,
     opened,
-    pattern,
-    places,
+    read_across,
     tensor,
+    write_across,
+    write_inside,
 )  # fmt: skip
 
 pytestmark = pytest.mark.gpu
@@ -58,16 +58,7 @@ def doomed() -> Iterator[Peer]:
 
 @pytest.mark.parametrize(("near", "far"), PAIRS)
 def test_a_write_to_another_gpus_memory_lands_exactly(other: Peer, near: str, far: str) -> None:
-    with opened(other, far) as descriptor, Endpoint("parent") as endpoint:
-        region = make_region(endpoint, near, "near", seed=1)
-        src, dst = places(40, 2), places(40, 3)
-        other.ask("expect", 7, dst, PIECE)
-        with endpoint.connect(descriptor, timeout=20) as remote:
-            assert dict(remote.transports)["cuda_ipc"] == ""
-            remote.write(region, "far", src, dst, PIECE, tag=7).wait(20)
-            assert other.ask("missing", 7) == []
-            got = other.ask("content")
-        np.testing.assert_array_equal(got, moved(tensor(region).cpu().numpy(), src, dst))
+    write_across(other, near, far)
 
 
 def test_small_and_uneven_pieces_between_gpus_land_exactly(other: Peer) -> None:
@@ -86,23 +77,12 @@ def test_small_and_uneven_pieces_between_gpus_land_exactly(other: Peer) -> None:
 
 @pytest.mark.parametrize(("near", "far"), PAIRS)
 def test_a_read_of_another_gpus_memory_lands_exactly(other: Peer, near: str, far: str) -> None:
-    with opened(other, far, 5) as descriptor, Endpoint("parent") as endpoint:
-        region = make_region(endpoint, near, "near")
-        src, dst = places(40, 2), places(40, 3)
-        with endpoint.connect(descriptor, timeout=20) as remote:
-            remote.read(region, "far", dst, src, PIECE).wait(20)
-        np.testing.assert_array_equal(tensor(region).cpu().numpy(), moved(pattern(5).numpy(), src, dst))
+    read_across(other, near, far)
 
 
 @pytest.mark.parametrize(("near", "far"), [("device", "device 1"), ("torch", "device 1"), ("torch 1", "torch")])
 def test_endpoints_of_one_process_move_blocks_between_gpus(near: str, far: str) -> None:
-    with Endpoint("a") as a, Endpoint("b") as b:
-        region, target = make_region(a, near, "near", seed=1), make_region(b, far, "far")
-        src, dst = places(30, 2), places(30, 3)
-        with a.connect(b.descriptor()) as remote:
-            remote.write(region, "far", src, dst, PIECE).wait(20)
-        np.testing.assert_array_equal(tensor(target).cpu().numpy(), moved(tensor(region).cpu().numpy(), src, dst))
-        del target, region
+    write_inside(near, far)
 
 
 def test_a_write_comes_after_what_a_stream_of_the_second_gpu_holds(other: Peer) -> None:
