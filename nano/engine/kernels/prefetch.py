@@ -6,6 +6,11 @@ import triton
 import triton.language as tl
 import triton.language.extra.cuda as tlx
 
+# $2 bytes (a multiple of 16; none where <= 0) from the address $1 on into L2; SM90 and later.
+PREFETCH = tl.constexpr(
+    "{ .reg .pred p; setp.gt.s32 p, $2, 0; @p cp.async.bulk.prefetch.L2.global [$1], $2; mov.b32 $0, 0; }"
+)
+
 
 @triton.jit
 def start(PDL: tl.constexpr):
@@ -32,11 +37,4 @@ def prefetch(pointers, size, ROWS: tl.constexpr):
     begin = tl.arange(0, PIECES) * piece
     at = pointers.to(tl.int64)[:, None] + begin[None, :]
     left = tl.zeros([ROWS, PIECES], tl.int32) + tl.minimum(size - begin, piece)[None, :]
-    tl.inline_asm_elementwise(
-        "{ .reg .pred p; setp.gt.s32 p, $2, 0; @p cp.async.bulk.prefetch.L2.global [$1], $2; mov.b32 $0, 0; }",
-        "=r,l,r",
-        [at, left],
-        dtype=tl.int32,
-        is_pure=False,
-        pack=1,
-    )
+    tl.inline_asm_elementwise(PREFETCH, "=r,l,r", [at, left], dtype=tl.int32, is_pure=False, pack=1)

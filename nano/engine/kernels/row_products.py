@@ -17,11 +17,7 @@ from triton.experimental.gluon import language as gl
 from nano.engine.kernels.launch import dependent_launch
 from nano.engine.kernels.linear_kernels import silu_gate
 from nano.engine.kernels.linear_tiles import Lanes
-from nano.engine.kernels.prefetch import start_early
-
-PREFETCH = gl.constexpr(
-    "{ .reg .pred p; setp.gt.s32 p, $2, 0; @p cp.async.bulk.prefetch.L2.global [$1], $2; mov.b32 $0, 0; }"
-)
+from nano.engine.kernels.prefetch import PREFETCH, start_early
 
 
 @gluon.jit
