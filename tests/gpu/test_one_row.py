@@ -10,6 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import kernel_device  # noqa: E402, F401  (before triton: other tests of this process interpret the same kernels)
+
 from nano.demo.random_checkpoint import make_checkpoint  # noqa: E402
 from nano.engine.attention_backends import TritonBackend  # noqa: E402
 from nano.engine.config import EngineConfig  # noqa: E402
